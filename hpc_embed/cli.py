@@ -1,0 +1,276 @@
+"""The command line: settings from defaults, hpc-embed.yaml, --config and flags; errors as one line; exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from argparse import Action
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import NoReturn
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
+
+from hpc_embed import __version__
+from hpc_embed.config import (
+    GatherSettings,
+    OutputSettings,
+    PlanSettings,
+    RunSettings,
+    TaskSettings,
+    WorkSettings,
+)
+from hpc_embed.errors import HpcEmbedError, Interrupted, UsageError
+
+SETTINGS_FILE = Path("hpc-embed.yaml")
+TRACEBACK_VARIABLE = "HPC_EMBED_TRACEBACK"
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: where its `run` is, and the settings it takes, in order."""
+
+    name: str
+    help: str
+    settings: tuple[type, ...]
+
+    @property
+    def module(self) -> str:
+        return f"hpc_embed.commands.{self.name.replace('-', '_')}"
+
+    @property
+    def takes_fasta(self) -> bool:
+        return PlanSettings in self.settings
+
+
+COMMANDS = (
+    Command(
+        "plan",
+        "Read FASTA, make the run folder, tell what the run will cost.",
+        (RunSettings, PlanSettings, OutputSettings),
+    ),
+    Command(
+        "local",
+        "Plan, embed on this machine's GPUs or CPU, gather.",
+        (RunSettings, PlanSettings, WorkSettings, GatherSettings, OutputSettings),
+    ),
+    Command(
+        "run-task",
+        "Embed some shards; what an array task calls.",
+        (RunSettings, TaskSettings, WorkSettings, OutputSettings),
+    ),
+    Command("gather", "Check every output and write the dataset.", (RunSettings, GatherSettings, OutputSettings)),
+    Command("status", "Tell how far a run is.", (RunSettings, OutputSettings)),
+    Command("models", "List the models.", (OutputSettings,)),
+    Command("doctor", "Tell what this machine can do, and what is missing.", (OutputSettings,)),
+)
+
+
+class _HelpFormatter(DefaultHelpFormatter):
+    """Shows options with dashes; both spellings are accepted."""
+
+    def _format_action_invocation(self, action: Action) -> str:
+        return _dashed(super()._format_action_invocation(action))
+
+
+class CommandParser(ArgumentParser):
+    """A parser whose errors are UsageErrors."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise UsageError(_in_one_line(self, message), remedy=f"See `{self.prog} --help`.") from ex
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(arguments)
+    except HpcEmbedError as error:
+        _show_traceback()
+        print(f"hpc-embed: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("hpc-embed: interrupted; finished work is kept.", file=sys.stderr)
+        return Interrupted.exit_code
+    except BrokenPipeError:  # `hpc-embed models | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        _show_traceback()
+        print(
+            f"hpc-embed: a bug: {type(error).__name__}: {error}. "
+            f"Set {TRACEBACK_VARIABLE}=1 for a traceback, and report it.",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0 if arguments else UsageError.exit_code
+    if arguments[0] == "--version":
+        print(f"hpc-embed {__version__}")
+        return 0
+    command = _find_command(arguments[0])
+    parser = make_parser(command)
+    _read_settings_file(parser, command)
+    namespace = parser.parse_args(normalise(parser, command, arguments[1:]))
+    return run_command(command, namespace)
+
+
+def run_command(command: Command, namespace: Namespace) -> int:
+    """Call the command with its settings."""
+    settings = [kind(**{field.name: namespace[field.name] for field in fields(kind)}) for kind in command.settings]
+    code: int = import_module(command.module).run(*settings)
+    return code
+
+
+@cache
+def make_parser(command: Command) -> CommandParser:
+    """The parser of one command, from its settings."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    positional = "[FASTA ...] " if command.takes_fasta else ""
+    parser = CommandParser(
+        prog=f"hpc-embed {command.name}",
+        usage=f"%(prog)s {positional}[options]",
+        description=command.help,
+        epilog=f"Settings: defaults, then {SETTINGS_FILE} in the working folder, then --config, then flags.",
+        formatter_class=_HelpFormatter,
+    )
+    parser.add_argument("--config", action="config", help="A YAML file of settings.")
+    for kind in command.settings:
+        parser.add_class_arguments(kind)
+    return parser
+
+
+def normalise(parser: CommandParser, command: Command, arguments: Sequence[str]) -> list[str]:
+    """Dashes to underscores, `--flag` to `--flag=true`, and FASTA files from wherever they stand."""
+    flags = _boolean_names(command)
+    normal: list[str] = []
+    files: list[str] = []
+    waiting = list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        if argument == "--":
+            files += waiting
+            break
+        if not argument.startswith("--"):
+            (normal if argument == "-h" else files).append(argument)
+            continue
+        name, equals, value = argument.partition("=")
+        name = "--" + name[2:].replace("-", "_")
+        if name == "--fasta" and not equals and waiting:
+            files.append(waiting.pop(0))
+        elif name == "--fasta":
+            files.append(value)
+        elif name[2:] in flags and not equals:
+            normal.append(f"{name}=true")
+        elif name.startswith("--no_") and name[5:] in flags and not equals:
+            normal.append(f"--{name[5:]}=false")
+        elif equals or name in ("--help", "--print_config") or not waiting:
+            normal.append(name + equals + value)
+        else:
+            normal += [name, waiting.pop(0)]
+    if files and not command.takes_fasta:
+        raise UsageError(
+            f"{command.name} takes no files, and was given {files[0]}.", remedy=f"See `{parser.prog} --help`."
+        )
+    return [*normal, f"--fasta={json.dumps(files)}"] if files else normal
+
+
+def _boolean_names(command: Command) -> set[str]:
+    return {field.name for kind in command.settings for field in fields(kind) if field.type in (bool, "bool")}
+
+
+def _read_settings_file(parser: CommandParser, command: Command) -> None:
+    """Take the settings of this command from hpc-embed.yaml; those of other commands are left to them."""
+    if not SETTINGS_FILE.exists():
+        return
+    import yaml
+
+    try:
+        content = yaml.safe_load(SETTINGS_FILE.read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise UsageError(f"{SETTINGS_FILE}: cannot be read ({' '.join(str(error).split())}).") from error
+    if not isinstance(content, dict):
+        raise UsageError(
+            f"{SETTINGS_FILE}: not a list of `name: value` lines.", remedy="See examples/hpc-embed.yaml."
+        )
+    settings = {str(name).replace("-", "_"): value for name, value in content.items()}
+    known = {field.name for each in COMMANDS for kind in each.settings for field in fields(kind)}
+    for name in settings:
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            hint = f"Did you mean {close[0]}? " if close else ""
+            raise UsageError(
+                f"{SETTINGS_FILE}: {name} is no setting.", remedy=f"{hint}Known: {', '.join(sorted(known))}."
+            )
+    if isinstance(settings.get("fasta"), str):
+        settings["fasta"] = [settings["fasta"]]
+    mine = {field.name for kind in command.settings for field in fields(kind)}
+    chosen = {name: value for name, value in settings.items() if name in mine}
+    try:
+        parser.parse_object(chosen)
+    except UsageError as error:
+        raise UsageError(f"{SETTINGS_FILE}: {error.message}", remedy=error.remedy) from error
+    parser.set_defaults(chosen)
+
+
+def _find_command(name: str) -> Command:
+    names = [command.name for command in COMMANDS]
+    for command in COMMANDS:
+        if command.name == name.replace("_", "-"):
+            return command
+    close = get_close_matches(name, names, n=1)
+    hint = f"Did you mean {close[0]}? " if close else ""
+    raise UsageError(f"{name}: no such command.", remedy=f"{hint}Commands: {', '.join(names)}.")
+
+
+def _overview() -> str:
+    lines = [
+        "usage: hpc-embed COMMAND [FASTA ...] [options]",
+        "",
+        "FASTA to embeddings, on Slurm or on this machine.",
+        "",
+        *(f"  {command.name:<12} {command.help}" for command in COMMANDS),
+        "",
+        "hpc-embed COMMAND --help tells each one's options; hpc-embed --version the version.",
+    ]
+    return "\n".join(lines)
+
+
+def _dashed(invocation: str) -> str:
+    words = invocation.split(" ")
+    return " ".join(word.replace("_", "-") if word.startswith("--") else word for word in words)
+
+
+def _in_one_line(parser: CommandParser, message: str) -> str:
+    """jsonargparse explains over several lines; the key and the last reason say it."""
+    unknown = message.removeprefix("unrecognized arguments: ")
+    if unknown != message:
+        name = unknown.split()[0].partition("=")[0]
+        options = [_dashed(option) for action in parser._actions for option in action.option_strings]
+        close = get_close_matches(_dashed(name), options, n=1)
+        return f"{_dashed(name)}: no such option." + (f" Did you mean {close[0]}?" if close else "")
+    lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
+    reasons = [
+        line
+        for line in lines[1:]
+        if not line.startswith(("Does not validate", "Subtypes", "Errors", "Expected a <class 'NoneType'>"))
+    ]
+    first = lines[0].replace('Parser key "', "--").replace('":', ":")
+    key, colon, rest = first.partition(":")
+    text = " ".join([key.replace("_", "-") + colon + rest, "; ".join(reasons)])
+    return text.strip() + ("" if text.strip().endswith(".") else ".")
+
+
+def _show_traceback() -> None:
+    if os.environ.get(TRACEBACK_VARIABLE):
+        traceback.print_exc()

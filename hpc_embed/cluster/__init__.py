@@ -1,0 +1,1 @@
+"""Where the work happens: a process per device, on this machine or in a Slurm task."""

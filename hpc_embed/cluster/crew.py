@@ -1,0 +1,327 @@
+"""A crew: one spawned worker process per device, fed with shards and watched. The parent never imports torch.
+
+Each worker has two queues of its own, so that one killed in the middle of a write blocks nobody else:
+
+    parent --todo: shard paths, then None--> worker
+    parent <------------ events ------------ worker
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import NamedTuple
+
+from hpc_embed.errors import EnvironmentFault, HpcEmbedError, Interrupted
+from hpc_embed.progress import (
+    BatchDone,
+    BudgetHalved,
+    Counting,
+    Event,
+    ShardFailed,
+    ShardFinished,
+    ShardStarted,
+    WorkerFailed,
+    WorkerReady,
+    WorkerStopped,
+    note,
+)
+from hpc_embed.run.markers import record_failure
+from hpc_embed.workers.base import BaseEmbeddingWorker
+
+POLL_SECONDS = 0.05
+SECONDS_TO_STOP = 60.0
+"""A worker that was asked to stop finishes its batch and publishes; after this it is killed."""
+SHARDS_AHEAD = 2
+RATE_WINDOW_SECONDS = 30.0
+
+
+class Assignment(NamedTuple):
+    """What every worker of a crew is told."""
+
+    worker: BaseEmbeddingWorker
+    outputs: Path
+    work: Path
+    fingerprint: str
+    token_budget: int | None
+    piece_seconds: float
+
+
+class CrewResult(NamedTuple):
+    """Names of shards, each in one of two lists."""
+
+    finished: list[str]
+    failed: dict[str, str]
+    """Reason by shard."""
+
+
+@dataclass
+class _Member:
+    """One worker process and the shards in its hands."""
+
+    device: int | str
+    process: multiprocessing.process.BaseProcess
+    todo: multiprocessing.Queue[Path | None]
+    events: multiprocessing.Queue[Event]
+    assigned: list[Path] = field(default_factory=list)
+    current: str | None = None
+    is_ready: bool = False
+    told_to_end: bool = False
+
+
+class Crew:
+    """Runs shards on devices until each has finished or failed `max_tries` times."""
+
+    def __init__(self, assignment: Assignment, devices: Sequence[int | str], max_tries: int) -> None:
+        self._assignment = assignment
+        self._devices = list(devices)
+        self._max_tries = max_tries
+        self._context = multiprocessing.get_context("spawn")
+        self._members: list[_Member] = []
+        self._finished: list[str] = []
+        self._failed: dict[str, str] = {}
+        self._false_starts = 0
+        self._rates: deque[tuple[float, int]] = deque()
+        self._ready_said = False
+
+    def run(self, shards: Sequence[Path], count: Counting) -> CrewResult:
+        """Embed the shards.
+
+        Raises Interrupted after SIGINT or SIGTERM, once every worker has published what it finished, and
+        EnvironmentFault where no worker can work at all.
+        """
+        waiting = deque(shards)
+        with _signals_noted() as received:
+            try:
+                self._members = [self._start(device) for device in self._devices[: len(shards)]]
+                while self._members:
+                    for member in list(self._members):
+                        self._feed(member, waiting)
+                        self._listen(member, waiting, count)
+                    if received:
+                        self._stop()
+                        raise Interrupted(
+                            f"stopped by {signal.Signals(received[0]).name}; finished work is kept.",
+                            remedy="The same command goes on from there.",
+                        )
+                    time.sleep(POLL_SECONDS)
+            finally:
+                self._kill()
+        return CrewResult(self._finished, self._failed)
+
+    def _start(self, device: int | str) -> _Member:
+        todo: multiprocessing.Queue[Path | None] = self._context.Queue()
+        events: multiprocessing.Queue[Event] = self._context.Queue()
+        process = self._context.Process(
+            target=_work, args=(self._assignment, device, todo, events), name=f"hpc-embed worker {device}"
+        )
+        process.start()
+        return _Member(device, process, todo, events)
+
+    def _feed(self, member: _Member, waiting: deque[Path]) -> None:
+        while waiting and not member.told_to_end and len(member.assigned) < SHARDS_AHEAD:
+            member.assigned.append(waiting.popleft())
+            member.todo.put(member.assigned[-1])
+        if not waiting and not member.assigned and not member.told_to_end:
+            member.told_to_end = True
+            member.todo.put(None)
+
+    def _listen(self, member: _Member, waiting: deque[Path], count: Counting) -> None:
+        is_dead = member.process.exitcode is not None  # asked first, so that the last events are still read
+        fault: WorkerFailed | None = None
+        while (event := _next_event(member.events, is_dead)) is not None:
+            if isinstance(event, WorkerFailed):
+                fault = event
+            else:
+                self._take(member, event, count)
+        if is_dead:
+            self._members.remove(member)
+            if member.process.exitcode != 0 or member.assigned:
+                self._replace(member, fault, waiting)
+
+    def _take(self, member: _Member, event: Event, count: Counting) -> None:
+        match event:
+            case WorkerReady():
+                member.is_ready = True
+                if not self._ready_said:
+                    note(f"{event.device}: {event.precision}, batches of {event.token_budget:,} tokens")
+                self._ready_said = True
+            case ShardStarted():
+                member.current = event.shard
+                count.advance(event.num_residues_done)
+            case BatchDone():
+                count.advance(event.num_residues, self._rate(event.num_tokens))
+            case BudgetHalved():
+                note(f"out of memory on {member.device}: going on with {event.token_budget:,} tokens a batch")
+            case ShardFinished():
+                self._finished.append(event.shard)
+                self._put_down(member, event.shard)
+                if event.num_windows_failed:
+                    note(f"{event.shard}: {event.num_windows_failed} windows could not be embedded")
+            case ShardFailed():
+                self._failed[event.shard] = event.reason
+                record_failure(self._assignment.outputs, event.shard, event.reason)
+                self._put_down(member, event.shard)
+                note(f"{event.shard} failed: {event.reason}")
+
+    def _put_down(self, member: _Member, shard: str) -> None:
+        member.assigned = [path for path in member.assigned if path.stem != shard]
+        member.current = None
+
+    def _rate(self, num_tokens: int) -> str:
+        now = time.monotonic()
+        self._rates.append((now, num_tokens))
+        while now - self._rates[0][0] > RATE_WINDOW_SECONDS:
+            self._rates.popleft()
+        seconds = now - self._rates[0][0]
+        total = sum(tokens for _, tokens in self._rates)
+        return f"{total / seconds:,.0f} tokens/s" if seconds > 0 else ""
+
+    def _replace(self, member: _Member, fault: WorkerFailed | None, waiting: deque[Path]) -> None:
+        """A worker died: its shard has one more failed try, the rest go back, a fresh worker takes over."""
+        reason = fault.reason if fault else _exit_reason(member.process.exitcode)
+        if fault and fault.exit_code != 1:
+            raise EnvironmentFault(fault.reason)
+        if not member.is_ready:
+            self._false_starts += 1
+            if self._false_starts >= self._max_tries:
+                raise EnvironmentFault(
+                    f"workers on {member.device} end before they are ready ({reason}).",
+                    remedy="Try `hpc-embed doctor`.",
+                )
+        note(f"worker on {member.device} ended: {reason}")
+        if fault and os.environ.get("HPC_EMBED_TRACEBACK"):
+            note(fault.traceback)
+        for path in reversed(member.assigned):
+            if path.stem == member.current and self._has_failed_for_good(path, reason):
+                self._failed[path.stem] = reason
+            else:
+                waiting.appendleft(path)
+        if waiting:
+            self._members.append(self._start(member.device))
+
+    def _has_failed_for_good(self, path: Path, reason: str) -> bool:
+        return record_failure(self._assignment.outputs, path.stem, reason).tries >= self._max_tries
+
+    def _stop(self) -> None:
+        for member in self._members:
+            member.process.terminate()
+        deadline = time.monotonic() + SECONDS_TO_STOP
+        for member in self._members:
+            while member.process.exitcode is None and time.monotonic() < deadline:
+                _next_event(member.events, False)  # a full pipe would keep the worker from ending
+                wait([member.process.sentinel], timeout=POLL_SECONDS)
+
+    def _kill(self) -> None:
+        for member in self._members:
+            if member.process.exitcode is None:
+                member.process.kill()
+            member.process.join()
+            member.todo.cancel_join_thread()
+
+
+def _next_event(events: multiprocessing.Queue[Event], is_dead: bool) -> Event | None:
+    try:
+        return events.get(timeout=POLL_SECONDS) if is_dead else events.get_nowait()
+    except queue.Empty:
+        return None
+
+
+def _exit_reason(exit_code: int | None) -> str:
+    if exit_code is not None and exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        return f"killed by {name}" + (", perhaps for want of memory" if name == "SIGKILL" else "")
+    return f"exit code {exit_code}"
+
+
+@contextmanager
+def _signals_noted() -> Iterator[list[int]]:
+    """Note SIGINT and SIGTERM instead of dying of them; a second one ends the program at once."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def take(number: int, _frame: object) -> None:
+        if received:
+            raise Interrupted("stopped at once.", remedy="The same command goes on from the last piece.")
+        received.append(number)
+        note("stopping: workers publish what they have finished …")
+
+    before = {number: signal.signal(number, take) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _work(
+    assignment: Assignment,
+    device: int | str,
+    todo: multiprocessing.Queue[Path | None],
+    events: multiprocessing.Queue[Event],
+) -> None:
+    """A worker process: embed shards until there are none, or until asked to stop."""
+    stop = threading.Event()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    threading.Thread(target=_end_with_parent, args=(stop,), daemon=True).start()
+    try:
+        assignment.worker.process_files_worker(
+            _shards_until_none(todo, stop),
+            device,
+            assignment.token_budget,
+            assignment.outputs,
+            fingerprint=assignment.fingerprint,
+            work_dir=assignment.work,
+            piece_seconds=assignment.piece_seconds,
+            events=events,
+            should_stop=stop.is_set,
+        )
+    except Interrupted:
+        events.put(WorkerStopped())
+    except HpcEmbedError as error:
+        _end(events, WorkerFailed(str(error), "", error.exit_code))
+    except BaseException as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        _end(events, WorkerFailed(reason, traceback.format_exc(), 1))
+
+
+def _shards_until_none(todo: multiprocessing.Queue[Path | None], stop: threading.Event) -> Iterator[Path]:
+    while not stop.is_set():
+        try:
+            path = todo.get(timeout=POLL_SECONDS)
+        except queue.Empty:
+            continue
+        if path is None:
+            return
+        yield path
+
+
+def _end(events: multiprocessing.Queue[Event], last: WorkerFailed) -> None:
+    """Tell why, and leave without the interpreter's clean-up: a poisoned device hangs there."""
+    events.put(last)
+    events.close()
+    events.join_thread()
+    os._exit(last.exit_code)
+
+
+def _end_with_parent(stop: threading.Event) -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    stop.set()
+    time.sleep(SECONDS_TO_STOP)
+    os._exit(1)

@@ -1,0 +1,71 @@
+"""The devices that workers run on, found without torch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+from hpc_embed.config import WorkSettings
+from hpc_embed.errors import EnvironmentFault, UsageError
+from hpc_embed.registry import Model
+
+CPU = "cpu"
+BYTES_PER_PARAMETER = 4
+COPIES_IN_MEMORY = 2
+"""The checkpoint's and the encoder's own."""
+SHARE_OF_MEMORY = 0.7
+
+
+def num_visible_gpus() -> int:
+    """GPUs that CUDA_VISIBLE_DEVICES leaves us, else that nvidia-smi lists."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        entries = [entry.strip() for entry in visible.split(",")]
+        return len([entry for entry in entries if entry and entry != "-1" and entry != "NoDevFiles"])
+    try:
+        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    return sum(line.startswith("GPU ") for line in listing.stdout.splitlines())
+
+
+def choose_devices(settings: WorkSettings, model: Model) -> list[int | str]:
+    """One entry per worker process: GPU indices, or `cpu` several times.
+
+    Raises UsageError for what is no list of GPUs, EnvironmentFault for a GPU that is not there.
+    """
+    if settings.devices == CPU or not model.has_weights:
+        return [CPU] * _num_cpu_workers(settings, model)
+    num_gpus = num_visible_gpus()
+    if settings.devices == "auto":
+        return list(range(num_gpus)) or [CPU] * _num_cpu_workers(settings, model)
+    try:
+        indices = [int(entry) for entry in settings.devices.split(",")]
+    except ValueError as error:
+        raise UsageError(
+            f"--devices {settings.devices}: not a list of GPUs.", remedy="Say auto, cpu, or 0,1."
+        ) from error
+    if missing := [index for index in indices if not 0 <= index < num_gpus]:
+        raise EnvironmentFault(
+            f"--devices {settings.devices}: no GPU {missing[0]} here, {num_gpus} visible.",
+            remedy="Choose among these, or --devices cpu.",
+        )
+    return list(indices)
+
+
+def threads_per_worker(devices: list[int | str]) -> int | None:
+    """Cores shared out among CPU workers; None leaves a GPU worker's threads to torch."""
+    if devices[0] != CPU:
+        return None
+    return max(1, len(os.sched_getaffinity(0)) // len(devices))
+
+
+def _num_cpu_workers(settings: WorkSettings, model: Model) -> int:
+    if settings.workers:
+        return int(settings.workers)
+    num_cores = len(os.sched_getaffinity(0))
+    if not model.num_parameters:
+        return num_cores
+    weights = model.num_parameters * BYTES_PER_PARAMETER * COPIES_IN_MEMORY
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(1, min(num_cores, int(SHARE_OF_MEMORY * free / weights)))

@@ -1,0 +1,69 @@
+"""The work of one machine: local's, or one array task's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hpc_embed.cluster.crew import Assignment, Crew, CrewResult
+from hpc_embed.cluster.devices import threads_per_worker
+from hpc_embed.config import WorkSettings
+from hpc_embed.errors import UsageError
+from hpc_embed.progress import counting, note
+from hpc_embed.run.files import remove_leftovers
+from hpc_embed.run.layout import RunLayout, shard_name
+from hpc_embed.run.markers import is_done
+from hpc_embed.run.plan import Plan
+from hpc_embed.workers.registry import make_worker
+
+
+def missing_shards(plan: Plan, layout: RunLayout) -> list[int]:
+    """Shards without a valid marker."""
+    return [
+        index
+        for index in range(len(plan.shards))
+        if not is_done(layout.outputs, shard_name(index), plan.fingerprint)
+    ]
+
+
+def parse_shards(text: str, num_shards: int) -> list[int]:
+    """`all`, or numbers and ranges: `0-9,12`."""
+    if text == "all":
+        return list(range(num_shards))
+    chosen: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise UsageError(f"--shards {text}: {part!r} is no number or range.", remedy="Write 0-9,12 or all.")
+        chosen += range(int(first), int(last or first) + 1)
+    if outside := [index for index in chosen if index >= num_shards]:
+        raise UsageError(f"--shards {text}: the plan has shards 0 to {num_shards - 1}, not {outside[0]}.")
+    return sorted(set(chosen))
+
+
+def embed_shards(
+    plan: Plan, layout: RunLayout, shards: Sequence[int], settings: WorkSettings, devices: list[int | str]
+) -> CrewResult:
+    """Embed those of the shards that have no valid marker, one worker process per device."""
+    for folder in (layout.outputs, layout.work):
+        folder.mkdir(exist_ok=True)
+        remove_leftovers(folder)
+    missing = set(missing_shards(plan, layout)) & set(shards)
+    if not missing:
+        note("nothing to do: every shard is done")
+        return CrewResult([], {})
+    if len(missing) < len(shards):
+        note(f"{len(shards) - len(missing)} of {len(shards)} shards are done already")
+    if plan.model.is_untrained:
+        note(f"warning: {plan.model.name} has random weights; its vectors are for trying out, not for use.")
+    assignment = Assignment(
+        worker=make_worker(plan.model, plan.embedding, threads_per_worker(devices)),
+        outputs=layout.outputs,
+        work=layout.work,
+        fingerprint=plan.fingerprint,
+        token_budget=settings.token_budget,
+        piece_seconds=settings.piece_seconds,
+    )
+    todo = sorted(missing)
+    residues = sum(plan.shards[index].num_residues for index in todo)
+    with counting("embedding", residues, "residues") as count:
+        return Crew(assignment, devices, settings.max_tries).run([layout.shard(index) for index in todo], count)

@@ -1,0 +1,56 @@
+"""`hpc-embed local`: plan, embed on this machine's GPUs or CPU, gather."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hpc_embed.cluster.devices import choose_devices
+from hpc_embed.cluster.task import embed_shards
+from hpc_embed.commands.gather import exit_code, report
+from hpc_embed.config import GatherSettings, OutputSettings, PlanSettings, RunSettings, WorkSettings
+from hpc_embed.errors import Incomplete
+from hpc_embed.planning.forecast import describe, forecast
+from hpc_embed.planning.planner import make_plan
+from hpc_embed.progress import note
+from hpc_embed.registry import find_model
+from hpc_embed.results.gather import gather
+from hpc_embed.run.layout import RunLayout
+
+SHARDS_PER_WORKER = 4
+"""So that the last shards still keep every worker busy."""
+
+
+def run(
+    where: RunSettings,
+    settings: PlanSettings,
+    work: WorkSettings,
+    dataset: GatherSettings,
+    output: OutputSettings,
+) -> int:
+    """Do the whole run; the same command goes on with one that was interrupted."""
+    layout = RunLayout(Path(where.run_dir))
+    planned = make_plan(settings, layout, usual_shards=SHARDS_PER_WORKER * _usual_workers(settings, work))
+    plan = planned.plan
+    if planned.is_new:
+        note(describe(forecast(plan, where.run_dir, settings.device)))
+    else:
+        note(f"going on with {where.run_dir}: {plan.totals.num_records:,} records, {len(plan.shards)} shards")
+    devices = choose_devices(work, find_model(plan.model.registry_name))
+    result = embed_shards(plan, layout, range(len(plan.shards)), work, devices)
+    if result.failed:
+        names = ", ".join(f"{name} ({reason})" for name, reason in sorted(result.failed.items()))
+        raise Incomplete(
+            f"{len(result.failed)} shards failed: {names}.", remedy="The same command tries them again."
+        )
+    gathered = gather(plan, layout, dataset)
+    report(gathered, plan, output.json)
+    return exit_code(gathered)
+
+
+def _usual_workers(settings: PlanSettings, work: WorkSettings) -> int:
+    """Workers that there would be for any model; the memory that one needs is not known before planning."""
+    from hpc_embed.registry import models
+
+    by_name = models()
+    model = by_name.get(settings.model.partition(":")[0]) or by_name["aa_composition"]
+    return len(choose_devices(work, model))

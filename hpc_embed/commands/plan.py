@@ -1,0 +1,25 @@
+"""`hpc-embed plan`: what a run will do, and what it will cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hpc_embed.commands.printing import print_json
+from hpc_embed.config import OutputSettings, PlanSettings, RunSettings
+from hpc_embed.planning.forecast import describe, forecast
+from hpc_embed.planning.planner import make_plan
+from hpc_embed.progress import note
+from hpc_embed.run.layout import RunLayout
+
+
+def run(where: RunSettings, settings: PlanSettings, output: OutputSettings) -> int:
+    """Plan, and print the forecast."""
+    planned = make_plan(settings, RunLayout(Path(where.run_dir)))
+    if not planned.is_new:
+        note(f"{where.run_dir} holds this very plan already; nothing to do")
+    figures = forecast(planned.plan, where.run_dir, settings.device)
+    if output.json:
+        print_json(figures._asdict())
+    else:
+        print(describe(figures))
+    return 0

@@ -1,0 +1,60 @@
+"""The errors that a user can cause, each with the exit code that tells its kind."""
+
+from __future__ import annotations
+
+
+class HpcEmbedError(Exception):
+    """A fault with a place, a problem and a remedy; printed as one line, without a traceback."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, remedy: str = "") -> None:
+        super().__init__(message, remedy)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return " ".join(f"{self.message} {self.remedy}".split())
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.message, self.remedy)
+
+
+def _rebuild(kind: type[HpcEmbedError], message: str, remedy: str) -> HpcEmbedError:
+    return kind(message, remedy=remedy)
+
+
+class UsageError(HpcEmbedError):
+    """A flag or a setting is wrong."""
+
+    exit_code = 2
+
+
+class BadInput(HpcEmbedError):
+    """The FASTA is wrong, or is not FASTA."""
+
+    exit_code = 3
+
+
+class RunConflict(HpcEmbedError):
+    """The run folder holds something else, or something broken."""
+
+    exit_code = 4
+
+
+class EnvironmentFault(HpcEmbedError):
+    """This machine lacks something: a GPU, weights, a package, space."""
+
+    exit_code = 5
+
+
+class Incomplete(HpcEmbedError):
+    """The work ended with shards or records that failed."""
+
+    exit_code = 6
+
+
+class Interrupted(HpcEmbedError):
+    """Somebody asked the work to stop; what was done is kept."""
+
+    exit_code = 130

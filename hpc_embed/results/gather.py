@@ -1,0 +1,127 @@
+"""From a finished run to its dataset, or to the list of what is missing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import asdict
+from typing import NamedTuple
+
+from hpc_embed import __version__
+from hpc_embed.config import GatherSettings
+from hpc_embed.errors import Incomplete
+from hpc_embed.progress import counting, note
+from hpc_embed.results.checks import WindowVectors, collect, room_for_vectors
+from hpc_embed.results.dataset import dataset_schema, write_parts
+from hpc_embed.run.files import remove_leftovers, whole_folder, write_json
+from hpc_embed.run.layout import RunLayout
+from hpc_embed.run.plan import Plan
+
+MOST_NAMED = 5
+
+
+class Gathered(NamedTuple):
+    """What gather found or made."""
+
+    dataset: str
+    num_records: int
+    statuses: dict[str, int]
+    """How many records have each status; they add up to all records."""
+    precision: str
+    is_new: bool
+    seconds: float
+
+
+def gather(plan: Plan, layout: RunLayout, settings: GatherSettings) -> Gathered:
+    """Check all outputs and publish the dataset; nothing is written where it is there already.
+
+    Raises Incomplete, naming them, where shards are missing or damaged.
+    """
+    started = time.monotonic()
+    remove_leftovers(layout.root)
+    with (
+        room_for_vectors(plan, layout, settings.memory_mebibytes) as windows,
+        counting("gathering", plan.totals.num_unique_windows, "windows") as count,
+    ):
+        problems = collect(plan, layout, windows, count)
+        if problems:
+            raise Incomplete(
+                f"{len(problems)} of {len(plan.shards)} shards are missing: {_named(problems)}.",
+                remedy="Run them again (`hpc-embed submit`, or the same `hpc-embed local`), then gather.",
+            )
+        facts = _facts(plan, windows, settings)
+        if (found := _existing(layout, facts)) is not None:
+            return found._replace(seconds=time.monotonic() - started)
+        layout.dataset_facts.unlink(missing_ok=True)
+        with whole_folder(layout.dataset) as folder:
+            schema = dataset_schema(plan.dimension, settings.dtype, facts)
+            statuses = write_parts(
+                folder, layout.records, windows, plan.embedding.pooling, schema, settings.part_mebibytes
+            )
+            _prove(plan, dict(statuses))
+        content = {**facts, "num_records": statuses.total(), "statuses": dict(sorted(statuses.items()))}
+        write_json(layout.dataset_facts, content)
+    result = _existing(layout, facts)
+    assert result is not None
+    return result._replace(is_new=True, seconds=time.monotonic() - started)
+
+
+def _named(problems: dict[str, str]) -> str:
+    names = [f"{name} ({reason})" for name, reason in list(problems.items())[:MOST_NAMED]]
+    return ", ".join([*names, "…"] if len(problems) > MOST_NAMED else names)
+
+
+def _facts(plan: Plan, windows: WindowVectors, settings: GatherSettings) -> dict[str, object]:
+    precisions = sorted({marker.facts.precision for marker in windows.markers})
+    if len(precisions) > 1:
+        note(
+            f"warning: shards were embedded in different precisions ({', '.join(precisions)}); "
+            "plan with --precision to have one."
+        )
+    versions = sorted({f"{name} {version}" for m in windows.markers for name, version in m.facts.versions.items()})
+    digest = hashlib.sha256("\n".join(marker.sha256 for marker in windows.markers).encode("ascii"))
+    return {
+        "model": plan.model.name,
+        "untrained": plan.model.is_untrained,
+        "model_source": plan.model.source,
+        "model_revision": plan.model.revision,
+        "model_digest": plan.model.digest,
+        "pooling": plan.embedding.pooling,
+        "layer": plan.embedding.layer,
+        "precision": ",".join(precisions),
+        "dimension": plan.dimension,
+        "dtype": settings.dtype,
+        "fingerprint": plan.fingerprint,
+        "embedding": asdict(plan.embedding),
+        "devices": sorted({marker.facts.device for marker in windows.markers}),
+        "versions": list(versions),
+        "gathered_by": f"hpc_embed {__version__}",
+        "outputs_digest": digest.hexdigest(),
+    }
+
+
+def _existing(layout: RunLayout, facts: dict[str, object]) -> Gathered | None:
+    try:
+        found = json.loads(layout.dataset_facts.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not layout.dataset.is_dir() or any(found.get(key) != value for key, value in facts.items()):
+        return None
+    return Gathered(
+        dataset=str(layout.dataset),
+        num_records=found["num_records"],
+        statuses=found["statuses"],
+        precision=found["precision"],
+        is_new=False,
+        seconds=0.0,
+    )
+
+
+def _prove(plan: Plan, statuses: dict[str, int]) -> None:
+    """Every record has exactly one status, and the statuses are those of the plan but for what failed."""
+    totals = plan.totals
+    assert sum(statuses.values()) == totals.num_records, "records were lost"
+    assert statuses.get("skipped", 0) == totals.num_skipped, "skipped records differ from the plan's"
+    kept = sum(statuses.get(name, 0) for name in ("embedded", "windowed", "truncated", "failed"))
+    assert kept == totals.num_embedded + totals.num_windowed + totals.num_truncated, "records were lost"

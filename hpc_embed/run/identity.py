@@ -1,0 +1,233 @@
+"""Which model exactly: found on this machine or fetched from the hub, pinned by revision and digest. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hpc_embed.errors import EnvironmentFault, UsageError
+from hpc_embed.registry import COMPOSITION, Kind, Model, composition_model, find_model, models
+from hpc_embed.run.files import sha256_of_file
+
+UNTRAINED = "untrained"
+UNTRAINED_SEED = 0
+WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
+FALLBACK_WEIGHT_PATTERNS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
+SMALL_FILES = ("config.json", "tokenizer.json", "vocab.txt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelIdentity:
+    """A model pinned: equal identities give equal vectors."""
+
+    name: str
+    """As the user knows it; ends in :untrained where the weights are random."""
+    registry_name: str
+    """The registry entry whose worker runs it."""
+    source: str
+    """Hub repository, folder, `untrained` or `built-in`."""
+    revision: str
+    """Commit of a hub model, else empty."""
+    folder: str
+    """Where the checkpoint lies, empty without one."""
+    digest: str
+    """SHA-256 over the checkpoint's files; of the name for a model without one."""
+
+    @property
+    def is_untrained(self) -> bool:
+        return self.source == UNTRAINED
+
+
+def pin_model(name: str, revision: str | None, kind: Kind | None) -> tuple[Model, ModelIdentity]:
+    """Find the model that `--model` names, and pin it.
+
+    Raises UsageError for an unknown name, EnvironmentFault where weights are neither here nor to be had.
+    """
+    if name == COMPOSITION:
+        return _built_in(composition_model(kind or "protein"))
+    if name.endswith(f":{UNTRAINED}"):
+        return _untrained(name)
+    if Path(name).is_dir():
+        return _checkpoint(Path(name), name=Path(name).resolve().name, source=str(Path(name).resolve()))
+    if name.count("/") == 1 and not name.startswith((".", "/")):
+        return _from_hub(name, name, revision)
+    model = find_model(name)
+    if model.hub is None:
+        return _built_in(model)
+    return _from_hub(name, model.hub, revision)
+
+
+def _built_in(model: Model) -> tuple[Model, ModelIdentity]:
+    return model, ModelIdentity(
+        name=model.name,
+        registry_name=model.name,
+        source="built-in",
+        revision="",
+        folder="",
+        digest=_digest_of_text(f"built-in {model.name}"),
+    )
+
+
+def _untrained(name: str) -> tuple[Model, ModelIdentity]:
+    model = find_model(name.removesuffix(f":{UNTRAINED}"))
+    if not model.has_weights:
+        raise UsageError(f"--model {name}: {model.name} has no weights to train.", remedy=f"Say {model.name}.")
+    return replace(model, name=name), ModelIdentity(
+        name=name,
+        registry_name=model.name,
+        source=UNTRAINED,
+        revision="",
+        folder="",
+        digest=_digest_of_text(f"untrained {model.name} seed {UNTRAINED_SEED}"),
+    )
+
+
+def _from_hub(name: str, repository: str, revision: str | None) -> tuple[Model, ModelIdentity]:
+    folder = _hub_folder(name, repository, revision)
+    return _checkpoint(folder, name=name, source=repository, revision=folder.name)
+
+
+def _checkpoint(folder: Path, *, name: str, source: str, revision: str = "") -> tuple[Model, ModelIdentity]:
+    config = _read_config(folder)
+    model = _model_of_config(name, config, folder)
+    return model, ModelIdentity(
+        name=name,
+        registry_name=_template(model.family).name if name not in models() else name,
+        source=source,
+        revision=revision,
+        folder=str(folder.resolve()),
+        digest=digest_of_checkpoint(folder),
+    )
+
+
+def _hub_folder(name: str, repository: str, revision: str | None) -> Path:
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(repository, revision=revision, local_files_only=True))
+        if weight_files(folder):
+            return folder
+    except LocalEntryNotFoundError:
+        pass
+    wanted = f"{repository} at {revision}" if revision else repository
+    missing = EnvironmentFault(
+        f"--model {name}: the weights of {wanted} are not in the hub cache {constants.HF_HUB_CACHE}, "
+        "and the hub cannot be reached from here.",
+        remedy="Download them where there is internet and set HF_HOME to that cache, "
+        f"give a local folder, or try {_untrained_hint(name)} to see it run.",
+    )
+    if constants.HF_HUB_OFFLINE:
+        raise missing
+    try:
+        return download(repository, revision)
+    except (OSError, HfHubHTTPError) as error:
+        raise missing from error
+
+
+def _untrained_hint(name: str) -> str:
+    return f"{name}:{UNTRAINED}" if name in models() else f"esm2_t6_8M:{UNTRAINED}"
+
+
+def download(repository: str, revision: str | None) -> Path:
+    """Fetch a checkpoint into the hub cache, safetensors where it has them; the folder of its commit."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    info = HfApi().model_info(repository, revision=revision)
+    names = [sibling.rfilename for sibling in info.siblings or ()]
+    has_safetensors = any(name.endswith(".safetensors") for name in names)
+    weights = WEIGHT_PATTERNS if has_safetensors else FALLBACK_WEIGHT_PATTERNS
+    return Path(snapshot_download(repository, revision=info.sha, allow_patterns=[*weights, *SMALL_FILES]))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The weight files of a checkpoint, safetensors first; empty where it has none."""
+    for patterns in (WEIGHT_PATTERNS, FALLBACK_WEIGHT_PATTERNS):
+        found = sorted(path for pattern in patterns for path in folder.glob(pattern))
+        if found:
+            return found
+    return []
+
+
+def digest_of_checkpoint(folder: Path) -> str:
+    """SHA-256 over the names and digests of the files that make up a checkpoint."""
+    weights = weight_files(folder)
+    if not weights:
+        raise EnvironmentFault(
+            f"{folder}: no weights (model.safetensors or pytorch_model.bin).",
+            remedy="Give the folder of a whole checkpoint.",
+        )
+    small = [folder / name for name in SMALL_FILES if (folder / name).is_file()]
+    lines = [f"{path.name} {sha256_of_file(path)}" for path in [*small, *weights]]
+    return _digest_of_text("\n".join(lines))
+
+
+def _read_config(folder: Path) -> Mapping[str, object]:
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise EnvironmentFault(
+            f"{folder}: no config.json, so this is no checkpoint.", remedy="Give the folder that holds one."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise EnvironmentFault(
+            f"{path}: cannot be read ({error}).", remedy="Fetch the checkpoint again."
+        ) from error
+    if not isinstance(config, dict):
+        raise EnvironmentFault(f"{path}: not a JSON object.", remedy="Fetch the checkpoint again.")
+    return config
+
+
+def _model_of_config(name: str, config: Mapping[str, object], folder: Path) -> Model:
+    family = _family_of_config(config)
+    if family is None:
+        raise EnvironmentFault(
+            f"{folder}: model_type {config.get('model_type')!r} is neither ESM-2 nor DNABERT-2/S.",
+            remedy="See `hpc-embed models` for what is supported.",
+        )
+    template = _template(family)
+    layers, hidden, inner = (
+        _number(config, key, folder) for key in ("num_hidden_layers", "hidden_size", "intermediate_size")
+    )
+    inner_weights = 2 * hidden * inner if family == "esm2" else 3 * hidden * inner
+    limit = template.max_residues
+    if family == "esm2" and isinstance(positions := config.get("max_position_embeddings"), int):
+        limit = positions - 4  # two for the padding offset, <cls> and <eos>
+    return replace(
+        models().get(name, template),
+        name=name,
+        dimension=hidden,
+        num_layers=layers,
+        hidden=hidden,
+        feed_forward_weights=inner_weights,
+        max_residues=limit,
+        hub=name if "/" in name else template.hub,
+    )
+
+
+def _family_of_config(config: Mapping[str, object]) -> str | None:
+    if config.get("model_type") == "esm":
+        return "esm2"
+    remote_names = json.dumps(config.get("auto_map", {}))
+    if config.get("model_type") == "bert" and ("alibi_starting_size" in config or "bert_layers" in remote_names):
+        return "dnabert"
+    return None
+
+
+def _template(family: str) -> Model:
+    return next(model for model in models().values() if model.family == family)
+
+
+def _number(config: Mapping[str, object], key: str, folder: Path) -> int:
+    value = config.get(key)
+    if not isinstance(value, int):
+        raise EnvironmentFault(f"{folder / 'config.json'}: no {key}.", remedy="Fetch the checkpoint again.")
+    return value
+
+
+def _digest_of_text(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()

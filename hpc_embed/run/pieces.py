@@ -1,0 +1,89 @@
+"""Pieces: what a task has finished so far, so that its next try goes on where it was.
+
+Two live copies of one task may both leave pieces of the same windows; the first read counts.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hpc_embed.run.files import remove_leftovers, whole_file
+from hpc_embed.run.vectors import VectorFile, Vectors, VectorWriter
+
+PATTERN = "piece-*.parquet"
+
+
+class Pieces:
+    """The pieces of one shard, made by runs of one fingerprint."""
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        self._folder = folder
+        self._num_published = 0
+        self._metadata = {"fingerprint": fingerprint}
+
+    def publish(self, rows: Vectors) -> None:
+        """Make one more piece appear."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._num_published += 1
+        with (
+            whole_file(self._folder / f"piece-{self._num_published:05d}-{uuid.uuid4().hex}.parquet") as temporary,
+            VectorWriter(temporary, rows.vectors_ND.shape[1], self._metadata) as writer,
+        ):
+            writer.write(rows)
+
+    def finished(self, dimension: int) -> set[int]:
+        """Window keys that need not be done again; pieces that are damaged or foreign are removed."""
+        remove_leftovers(self._folder)
+        keys: set[int] = set()
+        for path in self._paths():
+            try:
+                file = VectorFile(path)
+                if file.metadata != self._metadata or file.dimension != dimension:
+                    path.unlink()
+                    continue
+                keys.update(file.windows().tolist())
+            except FileNotFoundError:
+                continue  # a twin finished the shard and cleaned up
+            except (OSError, pa.ArrowException, ValueError, KeyError):
+                path.unlink(missing_ok=True)
+        return keys
+
+    def rows(self) -> Iterator[Vectors]:
+        """The rows of every piece; a window may come twice, see `each_window_once`."""
+        for path in self._paths():
+            yield from VectorFile(path)
+
+    def clear(self) -> None:
+        """Remove all pieces."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _paths(self) -> list[Path]:
+        return sorted(self._folder.glob(PATTERN))
+
+
+def each_window_once(rows: Iterable[Vectors]) -> Iterator[Vectors]:
+    """Rows without those of windows that came before."""
+    seen: set[int] = set()
+    for block in rows:
+        keys = block.windows_N.tolist()
+        new_N = np.fromiter((key not in seen for key in keys), dtype=bool, count=len(keys))
+        seen.update(keys)
+        if new_N.any():
+            yield Vectors(block.windows_N[new_N], block.num_tokens_N[new_N], block.vectors_ND[new_N])
+
+
+def num_windows_in_pieces(folder: Path) -> int:
+    """Rows in a shard's pieces, read from their footers alone; those that vanish meanwhile do not count."""
+    total = 0
+    for path in folder.glob(PATTERN):
+        with suppress(OSError, pa.ArrowException):
+            total += pq.read_metadata(path).num_rows
+    return total

@@ -1,0 +1,163 @@
+"""plan.json: what the run will do, pinned; every later step reads it and nothing else decides."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hpc_embed.errors import RunConflict
+from hpc_embed.registry import Kind
+from hpc_embed.run.files import write_json
+from hpc_embed.run.identity import ModelIdentity
+
+PLAN_FORMAT = 1
+VECTOR_VERSION = 1
+"""Raised whenever a change of our code changes vectors by more than rounding."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedding:
+    """What decides a vector, besides the model and the sequence."""
+
+    pooling: str
+    layer: int
+    precision: str
+    """auto, fp32 or bf16 as asked for; each done marker tells which it became."""
+    on_long: str
+    max_residues: int | None
+    on_invalid: str
+    case: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputFile:
+    """One FASTA file as it was read."""
+
+    path: str
+    digest: str
+    """BLAKE2b over headers and sequences, whatever the line lengths or the compression."""
+    num_records: int
+    num_residues: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Totals:
+    """The run in numbers."""
+
+    num_records: int
+    num_embedded: int
+    num_windowed: int
+    num_truncated: int
+    num_skipped: int
+    num_duplicate_ids: int
+    num_unknown_letters: int
+    num_residues: int
+    num_windows: int
+    num_unique_windows: int
+    num_tokens: int
+    """Tokens of the unique windows, special ones included; for byte-pair models an estimate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardFacts:
+    """One row of the shard table."""
+
+    num_windows: int
+    num_residues: int
+    num_tokens: int
+    flops: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """FLOPs of a window of n tokens: linear * n + quadratic * n * n."""
+
+    linear_flops: int
+    quadratic_flops: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The whole of plan.json."""
+
+    version: str
+    """hpc-embed that planned."""
+    fingerprint: str
+    kind: Kind
+    dimension: int
+    model: ModelIdentity
+    embedding: Embedding
+    inputs: tuple[InputFile, ...]
+    totals: Totals
+    cost: Cost
+    shards: tuple[ShardFacts, ...]
+
+    def write(self, path: Path) -> None:
+        """Publish plan.json; equal plans are equal bytes."""
+        write_json(path, {"format": PLAN_FORMAT, **asdict(self)})
+
+
+def fingerprint(model: ModelIdentity, embedding: Embedding, inputs: tuple[InputFile, ...]) -> str:
+    """SHA-256 of everything that changes a vector or its record."""
+    content = {
+        "vectors": VECTOR_VERSION,
+        "model": [model.name, model.digest],
+        "embedding": asdict(embedding),
+        "inputs": [file.digest for file in inputs],
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8")).hexdigest()
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan of a run folder; RunConflict where there is none or it cannot be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunConflict(
+            f"{path.parent} holds no plan.", remedy="Run `hpc-embed plan` first, or give the right --run-dir."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise RunConflict(
+            f"{path}: cannot be read ({error}).", remedy="Restore the file, or plan into another --run-dir."
+        ) from error
+    if not isinstance(content, dict) or content.pop("format", None) != PLAN_FORMAT:
+        raise RunConflict(f"{path}: made by another version.", remedy="Plan into another --run-dir.")
+    try:
+        return _plan_of_json(content)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise RunConflict(
+            f"{path}: not a whole plan ({error}).", remedy="Restore the file, or plan into another --run-dir."
+        ) from error
+
+
+def _plan_of_json(content: Mapping[str, Any]) -> Plan:
+    return Plan(
+        **{
+            **content,
+            "model": ModelIdentity(**content["model"]),
+            "embedding": Embedding(**content["embedding"]),
+            "inputs": tuple(InputFile(**file) for file in content["inputs"]),
+            "totals": Totals(**content["totals"]),
+            "cost": Cost(**content["cost"]),
+            "shards": tuple(ShardFacts(**shard) for shard in content["shards"]),
+        }
+    )
+
+
+def changes(old: Plan, new: Plan) -> list[str]:
+    """Names of what differs between two plans, among what the fingerprint covers."""
+    changed = ["input"] if [f.digest for f in old.inputs] != [f.digest for f in new.inputs] else []
+    if (old.model.name, old.model.digest) != (new.model.name, new.model.digest):
+        changed.append("model")
+    changed += [
+        field.name
+        for field in fields(Embedding)
+        if getattr(old.embedding, field.name) != getattr(new.embedding, field.name)
+    ]
+    return changed or ["version of hpc-embed"]

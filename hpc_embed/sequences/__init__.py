@@ -1,0 +1,1 @@
+"""What comes in: FASTA records, their letters, and the windows that fit a model."""

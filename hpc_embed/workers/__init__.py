@@ -1,0 +1,1 @@
+"""Workers: the contract, the one loop, and a file per model family."""

@@ -1,0 +1,146 @@
+"""The contract that every model's worker keeps."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpc_embed.errors import RunConflict
+from hpc_embed.progress import Events, ShardFailed, WorkerReady
+from hpc_embed.run.identity import ModelIdentity
+from hpc_embed.run.plan import Embedding
+
+Tokens = NDArray[np.integer]
+"""The tokens of one window, special ones included."""
+
+
+class EmbeddedBatch(NamedTuple):
+    """What the model makes of a batch of B windows."""
+
+    vectors_BD: NDArray[np.float32]
+    num_tokens_B: NDArray[np.int32]
+    """Tokens that each vector was pooled from."""
+    num_real_tokens: int
+    """Tokens of the windows, special ones included."""
+    num_computed_tokens: int
+    """Tokens that the forward pass ran over; more than the real ones only where something was padded."""
+
+
+class LoadedModel(Protocol):
+    """A model on its device."""
+
+    device: str
+    """For people: the device's name."""
+    precision: str
+    dimension: int
+    versions: dict[str, str]
+
+    def tokenise(self, sequences: Sequence[bytes]) -> Sequence[Tokens]:
+        """Tokens of each window; may run in a thread beside the device."""
+
+    def start(self, batch: Sequence[Tokens]) -> Callable[[], EmbeddedBatch]:
+        """Begin a batch; the returned function waits for its end."""
+
+    def measure_token_budget(self) -> int:
+        """Most tokens in one batch that the free memory holds, measured."""
+
+    def is_out_of_memory(self, error: Exception) -> bool:
+        """True where a smaller batch may succeed."""
+
+    def peak_memory_bytes(self) -> int:
+        """Most memory in use on the device since the model was loaded."""
+
+
+class FailedFile(NamedTuple):
+    """A shard file that could not be embedded, and why."""
+
+    path: Path
+    message: str
+
+
+class Outcome(NamedTuple):
+    """Every path of `file_subset`, in exactly one of two lists."""
+
+    processed: list[Path]
+    failed: list[FailedFile]
+
+
+class BaseEmbeddingWorker(ABC):
+    """Embeds shard files on one device.
+
+    Instances hold configuration only and pickle, so that a spawned process can receive one; the device
+    is touched first inside `process_files_worker`.
+    """
+
+    def __init__(self, identity: ModelIdentity, embedding: Embedding, *, num_threads: int | None = None) -> None:
+        self.identity = identity
+        self.embedding = embedding
+        self.num_threads = num_threads
+        """Threads of the CPU back end, None for the library's own choice."""
+
+    @abstractmethod
+    def load(self, device_id: int | str) -> LoadedModel:
+        """Put the model on a device: a GPU's index, or `cpu`.
+
+        Raises EnvironmentFault for missing or damaged weights, or a device that is not there.
+        """
+
+    def get_optimal_batch_size(self, device: int | str) -> int:
+        """The token budget that this device's free memory holds, measured on the loaded model."""
+        return self.load(device).measure_token_budget()
+
+    def process_files_worker(
+        self,
+        file_subset: Iterable[Path],
+        device_id: int | str,
+        batch_size: int | None,
+        output_dir: Path,
+        *,
+        fingerprint: str = "",
+        work_dir: Path | None = None,
+        piece_seconds: float = 15.0,
+        events: Events | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Outcome:
+        """Embed shard files one after the other.
+
+        `file_subset` may be any iterable, also one that waits for more; `batch_size` is the token budget, None
+        to measure it. Outputs and markers go to `output_dir`, pieces to `work_dir`. A shard's own fault is
+        recorded in the outcome. A fault of the device or of the machine is raised, and the process should end;
+        so is Interrupted, once `should_stop` says so, after the finished windows are published.
+        """
+        from hpc_embed.workers.loop import Loop
+
+        events = events or _Nowhere()
+        model = self.load(device_id)
+        token_budget = batch_size or model.measure_token_budget()
+        events.put(WorkerReady(model.device, model.precision, token_budget, model.dimension))
+        loop = Loop(
+            model=model,
+            token_budget=token_budget,
+            outputs=output_dir,
+            work=work_dir or output_dir / "work",
+            fingerprint=fingerprint,
+            piece_seconds=piece_seconds,
+            events=events,
+            should_stop=should_stop,
+        )
+        outcome = Outcome([], [])
+        for path in file_subset:
+            try:
+                loop.embed_shard(Path(path))
+                outcome.processed.append(Path(path))
+            except RunConflict as fault:
+                outcome.failed.append(FailedFile(Path(path), str(fault)))
+                events.put(ShardFailed(Path(path).stem, str(fault)))
+        return outcome
+
+
+class _Nowhere:
+    def put(self, event: object) -> None:
+        """Drop it."""
