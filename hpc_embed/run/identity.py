@@ -91,7 +91,7 @@ def _from_hub(name: str, repository: str, revision: str | None) -> tuple[Model, 
 
 
 def _checkpoint(folder: Path, *, name: str, source: str, revision: str = "") -> tuple[Model, ModelIdentity]:
-    config = _read_config(folder)
+    config = read_config(folder)
     model = _model_of_config(name, config, folder)
     return model, ModelIdentity(
         name=name,
@@ -165,7 +165,8 @@ def digest_of_checkpoint(folder: Path) -> str:
     return _digest_of_text("\n".join(lines))
 
 
-def _read_config(folder: Path) -> Mapping[str, object]:
+def read_config(folder: Path) -> Mapping[str, object]:
+    """config.json of a checkpoint folder; EnvironmentFault where there is none."""
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -191,7 +192,7 @@ def _model_of_config(name: str, config: Mapping[str, object], folder: Path) -> M
         )
     template = _template(family)
     layers, hidden, inner = (
-        _number(config, key, folder) for key in ("num_hidden_layers", "hidden_size", "intermediate_size")
+        whole_number(config, key, folder) for key in ("num_hidden_layers", "hidden_size", "intermediate_size")
     )
     inner_weights = 2 * hidden * inner if family == "esm2" else 3 * hidden * inner
     limit = template.max_residues
@@ -222,7 +223,8 @@ def _template(family: str) -> Model:
     return next(model for model in models().values() if model.family == family)
 
 
-def _number(config: Mapping[str, object], key: str, folder: Path) -> int:
+def whole_number(config: Mapping[str, object], key: str, folder: Path) -> int:
+    """A dimension from config.json; EnvironmentFault where it is not there."""
     value = config.get(key)
     if not isinstance(value, int):
         raise EnvironmentFault(f"{folder / 'config.json'}: no {key}.", remedy="Fetch the checkpoint again.")

@@ -1,0 +1,1 @@
+"""The engine: packed batches, encoders in plain torch, attention back ends, pooling, device facts."""

@@ -1,0 +1,169 @@
+"""Devices as torch sees them: what they are, what they can, what memory they have."""
+
+from __future__ import annotations
+
+import platform
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from hpc_embed.errors import EnvironmentFault
+
+AMPERE = 8
+"""Compute capability from which BF16 is in the hardware."""
+SHARE_OF_MEMORY = 0.8
+MOST_TOKENS_CUDA = 131_072
+MOST_TOKENS_CPU = 4_096
+"""On a CPU larger batches bring no more speed."""
+TRIAL_TOKENS = (1_024, 4_096)
+_CGROUP_LIMITS = (
+    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
+    (
+        Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+        Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ),
+)
+
+
+def find_device(device_id: int | str) -> torch.device:
+    """The torch device of a GPU index or `cpu`; EnvironmentFault where it is not there."""
+    if device_id == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available() or int(device_id) >= torch.cuda.device_count():
+        raise EnvironmentFault(
+            f"GPU {device_id} is not there: torch {torch.__version__} sees {torch.cuda.device_count()}.",
+            remedy="Check the driver with `hpc-embed doctor`, or choose --devices cpu.",
+        )
+    device = torch.device("cuda", int(device_id))
+    torch.cuda.set_device(device)
+    return device
+
+
+def has_bf16(device: torch.device) -> bool:
+    """True where the hardware multiplies BF16; on a CPU, where it has instructions for it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= AMPERE
+    flags = _cpu_flags()
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def choose_precision(wanted: str, device: torch.device) -> str:
+    """fp32 or bf16: `auto` is BF16 on GPUs that have it and FP32 elsewhere."""
+    if wanted == "auto":
+        return "bf16" if device.type == "cuda" and has_bf16(device) else "fp32"
+    return wanted
+
+
+def describe(device: torch.device) -> str:
+    """For people: the device's own name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu ({_cpu_name()}, {torch.get_num_threads()} threads)"
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that may still be taken: the GPU's, or the machine's within our cgroup."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    available = int(_meminfo()["MemAvailable"]) * 1024
+    for limit, usage in _CGROUP_LIMITS:
+        try:
+            available = min(available, int(limit.read_text()) - int(usage.read_text()))
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+    return max(available, 0)
+
+
+def reset_peak(device: torch.device) -> None:
+    """Begin to measure `peak_bytes` anew, where the system can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Most memory in use since `reset_peak`: allocated on the GPU, or resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        status = Path("/proc/self/status").read_text()
+        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) * 1024
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for an allocation that failed, on either kind of device."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def measure_token_budget(run_tokens: Callable[[int], None], device: torch.device) -> int:
+    """Tokens in one batch that the free memory holds.
+
+    `run_tokens(n)` runs a batch of n tokens. Two trials give the bytes that one more token takes; what is
+    free, less a reserve, is divided by them, up to the size beyond which batches grow no faster.
+    """
+    most = MOST_TOKENS_CUDA if device.type == "cuda" else MOST_TOKENS_CPU
+    peaks = []
+    run_tokens(TRIAL_TOKENS[0])  # what is allocated once does not count
+    for num_tokens in TRIAL_TOKENS:
+        reset_peak(device)
+        run_tokens(num_tokens)
+        peaks.append(peak_bytes(device))
+    bytes_per_token = max((peaks[1] - peaks[0]) / (TRIAL_TOKENS[1] - TRIAL_TOKENS[0]), 1.0)
+    return max(TRIAL_TOKENS[0], min(most, int(SHARE_OF_MEMORY * free_bytes(device) / bytes_per_token)))
+
+
+def facts() -> list[tuple[str, bool, str]]:
+    """What a doctor wants to know: name, whether it is well, detail."""
+    from hpc_embed.engine.attention import available_back_ends
+
+    found: list[tuple[str, bool, str]] = []
+    for index in range(torch.cuda.device_count()):
+        device = torch.device("cuda", index)
+        capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
+        precision = "BF16" if has_bf16(device) else "no BF16, FP32 instead"
+        back_ends = ", ".join(available_back_ends(device, has_alibi=False))
+        gibibytes = free_bytes(device) / 2**30
+        detail = f"{describe(device)}, capability {capability}, {precision}, {gibibytes:.0f} GiB free, {back_ends}"
+        found.append((f"gpu {index}", True, detail))
+    if not found:
+        found.append(("gpu", False, f"torch {torch.__version__} sees none; hpc-embed runs on the CPU"))
+    cpu = torch.device("cpu")
+    precision = "BF16 instructions" if has_bf16(cpu) else "no BF16 instructions"
+    return [*found, ("cpu", True, f"{_cpu_name()}, {precision}")]
+
+
+def _cpu_flags() -> set[str]:
+    for line in _cpuinfo():
+        if line.startswith(("flags", "Features")):
+            return set(line.split(":", 1)[1].split())
+    return set()
+
+
+def _cpu_name() -> str:
+    for line in _cpuinfo():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def _cpuinfo() -> list[str]:
+    try:
+        return Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _meminfo() -> dict[str, str]:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return {line.split(":")[0]: line.split()[1] for line in lines}

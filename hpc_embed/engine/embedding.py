@@ -1,0 +1,52 @@
+"""From the tokens of some windows to their vectors: pack, encode, pool."""
+
+# B = windows, D = hidden
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hpc_embed.engine.batches import PackedBatch, make_batch
+from hpc_embed.engine.pooling import pool
+
+FEWEST_ROWS_CPU = 64
+"""CPU matrix products of fewer rows (measured: up to 11 with MKL) add up in another order, so that a window
+alone would differ in the last bit from the same window in a batch. A filler window makes up the number."""
+FILLER_TOKEN = 4
+"""An ordinary token of every vocabulary; a filler's vector is thrown away."""
+
+
+class Encoder(Protocol):
+    """Packed windows to hidden states."""
+
+    attention_name: str
+
+    def __call__(self, batch: PackedBatch, layer: int) -> Tensor:
+        """Hidden states [T, D] in float32 after `layer` layers."""
+
+
+class Embedded(NamedTuple):
+    """Vectors of B windows, still on the device."""
+
+    vectors_BD: Tensor
+    num_tokens_B: Tensor
+    """Tokens that each vector was pooled from."""
+    num_computed_tokens: int
+
+
+def embed_windows(
+    encoder: Encoder, windows: Sequence[NDArray[np.integer]], pooling: str, layer: int, device: torch.device
+) -> Embedded:
+    """One vector per window, the same whatever the other windows are: bit for bit on a CPU."""
+    num_windows, num_tokens = len(windows), sum(map(len, windows))
+    if device.type == "cpu" and num_tokens < FEWEST_ROWS_CPU:
+        windows = [*windows, np.full(FEWEST_ROWS_CPU - num_tokens, FILLER_TOKEN, dtype=windows[0].dtype)]
+    batch = make_batch(windows, device)
+    vectors_BD, num_tokens_B = pool(pooling, encoder(batch, layer), batch)
+    return Embedded(vectors_BD[:num_windows], num_tokens_B[:num_windows], batch.num_tokens)

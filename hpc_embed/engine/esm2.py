@@ -1,0 +1,194 @@
+"""ESM-2 (Lin et al., Science 2023) over packed rows, in plain torch.
+
+Pre-LayerNorm transformer with rotary positions and exact GELU. The residual stream, LayerNorm, rotary tables
+and attention's result are float32; in BF16 the dense layers alone run in BF16, their weights cast once.
+"""
+
+# T = packed tokens, D = hidden, H = heads, K = head dimension, F = feed-forward, V = vocabulary
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding, gelu, layer_norm, linear
+
+from hpc_embed.engine.attention import Attend, choose_attention
+from hpc_embed.engine.batches import PackedBatch
+from hpc_embed.engine.checkpoints import Weights
+
+LAYER_NORM_EPS = 1e-5
+TOKEN_DROPOUT_SCALE = 1 - 0.15 * 0.8
+"""Training masked 15 % of the tokens, 80 % of them by <mask>, and scaled embeddings by what was left; without
+any <mask>, inference scales every embedding by the same 0.88 (fair-esm, esm2.py, `token_dropout`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Esm2Shape:
+    """Dimensions of one size of ESM-2."""
+
+    num_layers: int
+    hidden: int
+    num_heads: int
+    intermediate: int
+    vocabulary: int = 33
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden // self.num_heads
+
+
+class _Dense(NamedTuple):
+    weight: Tensor
+    bias: Tensor
+
+    def __call__(self, x_TD: Tensor) -> Tensor:
+        return linear(x_TD, self.weight, self.bias)
+
+
+class _Norm(NamedTuple):
+    weight: Tensor
+    bias: Tensor
+
+    def __call__(self, x_TD: Tensor) -> Tensor:
+        return layer_norm(x_TD, self.weight.shape, self.weight, self.bias, LAYER_NORM_EPS)
+
+
+class _Layer(NamedTuple):
+    attention_norm: _Norm
+    query_key_value: _Dense
+    """Queries, keys and values in one product, the scale 1/sqrt(K) folded into the queries."""
+    inverse_frequencies: Tensor
+    """[K / 2], as the checkpoint stores them."""
+    attention_out: _Dense
+    feed_forward_norm: _Norm
+    feed_forward_in: _Dense
+    feed_forward_out: _Dense
+
+
+class Esm2:
+    """An encoder with its weights on a device."""
+
+    def __init__(
+        self, shape: Esm2Shape, tensors: Mapping[str, Tensor], *, source: str, device: torch.device, precision: str
+    ) -> None:
+        """Take the weights by their published names; EnvironmentFault names what is missing or misshapen."""
+        self.shape = shape
+        self._device = device
+        self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.attention_name, self._attend = choose_attention(device)
+        weights = Weights(tensors, source)
+        words = weights.take("embeddings.word_embeddings.weight", shape.vocabulary, shape.hidden)
+        self._embeddings_VD = (TOKEN_DROPOUT_SCALE * words).to(device)
+        self._layers = [self._layer(weights, f"encoder.layer.{index}.") for index in range(shape.num_layers)]
+        self._final_norm = self._norm(weights, "encoder.emb_layer_norm_after")
+        weights.finish()
+
+    def use_attention(self, name: str, attend: Attend) -> None:
+        """Use another attention back end."""
+        self.attention_name, self._attend = name, attend
+
+    @torch.inference_mode()
+    def __call__(self, batch: PackedBatch, layer: int) -> Tensor:
+        """Hidden states [T, D] in float32 after `layer` layers; after the last comes the final LayerNorm."""
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._dtype == torch.bfloat16):
+            x_TD = embedding(batch.tokens_T, self._embeddings_VD)
+            rotary = None
+            for weights in self._layers[:layer]:
+                rotary = rotary or _rotary_tables(batch, weights.inverse_frequencies)
+                x_TD = self._run_layer(weights, x_TD, rotary, batch)
+            return self._final_norm(x_TD) if layer == self.shape.num_layers else x_TD
+
+    def _run_layer(self, layer: _Layer, x_TD: Tensor, rotary: tuple[Tensor, Tensor], batch: PackedBatch) -> Tensor:
+        num_heads, head_dim = self.shape.num_heads, self.shape.head_dim
+        qkv_T3HK = layer.query_key_value(layer.attention_norm(x_TD)).view(-1, 3, num_heads, head_dim)
+        qk_T2HK = _rotate(qkv_T3HK[:, :2], *rotary)
+        dtype = qkv_T3HK.dtype if self._device.type == "cuda" else torch.float32
+        with torch.autocast(self._device.type, enabled=False):
+            out_THK = self._attend(
+                qk_T2HK[:, 0].to(dtype), qk_T2HK[:, 1].to(dtype), qkv_T3HK[:, 2].to(dtype), batch
+            )
+        x_TD = x_TD + layer.attention_out(out_THK.reshape(x_TD.shape))
+        inner_TF = gelu(layer.feed_forward_in(layer.feed_forward_norm(x_TD)))
+        return x_TD + layer.feed_forward_out(inner_TF)
+
+    def _layer(self, weights: Weights, name: str) -> _Layer:
+        shape, attention = self.shape, f"{name}attention.self."
+        parts = [self._float_dense(weights, attention + part, shape.hidden, shape.hidden) for part in _QKV]
+        scale = torch.tensor([shape.head_dim**-0.5, 1.0, 1.0]).repeat_interleave(shape.hidden)
+        weight, bias = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        inverse_name = f"{attention}rotary_embeddings.inv_freq"
+        if inverse_name in weights:
+            inverse = weights.take(inverse_name, shape.head_dim // 2)
+        else:
+            inverse = 10000 ** -(torch.arange(0, shape.head_dim, 2).float() / shape.head_dim)
+        return _Layer(
+            attention_norm=self._norm(weights, f"{name}attention.LayerNorm"),
+            query_key_value=self._placed(_Dense(weight * scale[:, None], bias * scale)),
+            inverse_frequencies=inverse.to(self._device),
+            attention_out=self._dense(weights, f"{name}attention.output.dense", shape.hidden, shape.hidden),
+            feed_forward_norm=self._norm(weights, f"{name}LayerNorm"),
+            feed_forward_in=self._dense(weights, f"{name}intermediate.dense", shape.intermediate, shape.hidden),
+            feed_forward_out=self._dense(weights, f"{name}output.dense", shape.hidden, shape.intermediate),
+        )
+
+    def _float_dense(self, weights: Weights, name: str, num_out: int, num_in: int) -> _Dense:
+        return _Dense(weights.take(f"{name}.weight", num_out, num_in), weights.take(f"{name}.bias", num_out))
+
+    def _dense(self, weights: Weights, name: str, num_out: int, num_in: int) -> _Dense:
+        return self._placed(self._float_dense(weights, name, num_out, num_in))
+
+    def _placed(self, dense: _Dense) -> _Dense:
+        return _Dense(*(tensor.to(self._device, self._dtype) for tensor in dense))
+
+    def _norm(self, weights: Weights, name: str) -> _Norm:
+        hidden = self.shape.hidden
+        return _Norm(*(weights.take(f"{name}.{part}", hidden).to(self._device) for part in ("weight", "bias")))
+
+
+_QKV = ("query", "key", "value")
+
+
+def _rotary_tables(batch: PackedBatch, inverse_frequencies: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [T, 1, 1, K] in float32: in BF16 half of the positions would coincide."""
+    angles_TK2 = batch.positions_T[:, None].float() * inverse_frequencies
+    angles_T11K = torch.cat((angles_TK2, angles_TK2), dim=-1)[:, None, None]
+    return angles_T11K.cos(), angles_T11K.sin()
+
+
+def _rotate(x_T2HK: Tensor, cos_T11K: Tensor, sin_T11K: Tensor) -> Tensor:
+    """Rotary positions (Su et al., 2021), the halves of each head paired."""
+    x_T2HK = x_T2HK.float()
+    first, second = x_T2HK.chunk(2, dim=-1)
+    return x_T2HK * cos_T11K + torch.cat((-second, first), dim=-1) * sin_T11K
+
+
+def random_weights(shape: Esm2Shape, seed: int) -> dict[str, Tensor]:
+    """Random tensors of the true shapes under the published names, for untrained models and tests."""
+    generator = torch.Generator().manual_seed(seed)
+    std = 0.7 * shape.hidden**-0.5
+
+    def normal(*size: int) -> Tensor:
+        return torch.empty(size).normal_(0.0, std, generator=generator)
+
+    def norm(name: str) -> dict[str, Tensor]:
+        return {f"{name}.weight": 1 + normal(shape.hidden), f"{name}.bias": normal(shape.hidden)}
+
+    def dense(name: str, num_out: int, num_in: int) -> dict[str, Tensor]:
+        return {f"{name}.weight": normal(num_out, num_in), f"{name}.bias": normal(num_out)}
+
+    tensors = {"esm.embeddings.word_embeddings.weight": normal(shape.vocabulary, shape.hidden) * 30}
+    for index in range(shape.num_layers):
+        name = f"esm.encoder.layer.{index}."
+        for part in _QKV:
+            tensors |= dense(f"{name}attention.self.{part}", shape.hidden, shape.hidden)
+        exponents = torch.arange(0, shape.head_dim, 2).float() / shape.head_dim
+        tensors[f"{name}attention.self.rotary_embeddings.inv_freq"] = 1.0 / 10000**exponents
+        tensors |= dense(f"{name}attention.output.dense", shape.hidden, shape.hidden)
+        tensors |= norm(f"{name}attention.LayerNorm") | norm(f"{name}LayerNorm")
+        tensors |= dense(f"{name}intermediate.dense", shape.intermediate, shape.hidden)
+        tensors |= dense(f"{name}output.dense", shape.hidden, shape.intermediate)
+    return tensors | norm("esm.encoder.emb_layer_norm_after")

@@ -1,0 +1,64 @@
+"""Hidden states to one vector per window, in float32.
+
+Each window is reduced over its own rows in their order, so that its vector cannot depend on its batch mates.
+"""
+
+# T = packed tokens, B = windows, D = hidden
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from hpc_embed.engine.batches import PackedBatch
+
+
+def pool(name: str, hidden_TD: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+    """Vectors [B, D] in float32, and the number of tokens [B] that each was pooled from."""
+    lengths_B = (batch.starts_B1[1:] - batch.starts_B1[:-1]).long()
+    num_tokens_B = (lengths_B - 2).clamp_min(1) if name in WITHOUT_SPECIAL else lengths_B
+    return POOLINGS[name](hidden_TD.float(), batch, lengths_B), num_tokens_B
+
+
+def mean(hidden_TD: Tensor, batch: PackedBatch, lengths_B: Tensor) -> Tensor:
+    """Over residues: the first and the last token of each window do not count."""
+    sums_BD = _segment("sum", hidden_TD.masked_fill(_is_special(batch), 0.0), lengths_B)
+    return sums_BD / (lengths_B - 2).clamp_min(1)[:, None]
+
+
+def mean_with_special(hidden_TD: Tensor, batch: PackedBatch, lengths_B: Tensor) -> Tensor:
+    """Over every token."""
+    return _segment("sum", hidden_TD, lengths_B) / lengths_B[:, None]
+
+
+def cls(hidden_TD: Tensor, batch: PackedBatch, lengths_B: Tensor) -> Tensor:
+    """The first token of each window."""
+    return hidden_TD[batch.starts_B1[:-1].long()]
+
+
+def maximum(hidden_TD: Tensor, batch: PackedBatch, lengths_B: Tensor) -> Tensor:
+    """Over residues, each dimension by itself."""
+    return _segment("max", hidden_TD.masked_fill(_is_special(batch), float("-inf")), lengths_B)
+
+
+POOLINGS: dict[str, Callable[[Tensor, PackedBatch, Tensor], Tensor]] = {
+    "mean": mean,
+    "mean_with_special": mean_with_special,
+    "cls": cls,
+    "max": maximum,
+}
+WITHOUT_SPECIAL = ("mean", "max")
+
+
+def _segment(reduce: str, hidden_TD: Tensor, lengths_B: Tensor) -> Tensor:
+    # unsafe: no check of the lengths, which would wait for the device
+    return torch.segment_reduce(hidden_TD, reduce, lengths=lengths_B, axis=0, unsafe=True)
+
+
+def _is_special(batch: PackedBatch) -> Tensor:
+    is_special_T = torch.zeros_like(batch.tokens_T, dtype=torch.bool)
+    is_special_T[batch.starts_B1[:-1].long()] = True
+    is_special_T[batch.starts_B1[1:].long() - 1] = True
+    return is_special_T[:, None]

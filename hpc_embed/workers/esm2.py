@@ -1,0 +1,57 @@
+"""ESM-2 behind the worker contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from hpc_embed.registry import Model, find_model
+from hpc_embed.run.identity import UNTRAINED_SEED, read_config, whole_number
+from hpc_embed.workers.base import Tokens
+from hpc_embed.workers.transformer import TransformerWorker
+
+if TYPE_CHECKING:
+    import torch
+
+    from hpc_embed.engine.embedding import Encoder
+
+HEADS = {320: 20, 480: 20, 640: 20, 1280: 20, 2560: 40, 5120: 40}
+"""Attention heads of each published hidden size."""
+
+
+class Esm2Worker(TransformerWorker):
+    """Runs any of the six sizes."""
+
+    def make_encoder(self, device: torch.device, precision: str) -> tuple[Encoder, int]:
+        from hpc_embed.engine.esm2 import Esm2, Esm2Shape, random_weights
+
+        if self.identity.is_untrained:
+            shape = Esm2Shape(**published_shape(find_model(self.identity.registry_name)))
+            tensors = random_weights(shape, UNTRAINED_SEED)
+        else:
+            config = read_config(self.folder())
+            shape = Esm2Shape(
+                num_layers=whole_number(config, "num_hidden_layers", self.folder()),
+                hidden=whole_number(config, "hidden_size", self.folder()),
+                num_heads=whole_number(config, "num_attention_heads", self.folder()),
+                intermediate=whole_number(config, "intermediate_size", self.folder()),
+                vocabulary=whole_number(config, "vocab_size", self.folder()),
+            )
+            tensors = self.read_tensors()
+        encoder = Esm2(shape, tensors, source=self.identity.name, device=device, precision=precision)
+        return encoder, shape.hidden
+
+    def make_tokeniser(self) -> Callable[[Sequence[bytes]], Sequence[Tokens]]:
+        from hpc_embed.engine.tokens import esm2_tokens
+
+        return esm2_tokens
+
+
+def published_shape(model: Model) -> dict[str, int]:
+    """Dimensions of a published size, as keywords of Esm2Shape."""
+    return {
+        "num_layers": model.num_layers,
+        "hidden": model.hidden,
+        "num_heads": HEADS[model.hidden],
+        "intermediate": 4 * model.hidden,
+    }

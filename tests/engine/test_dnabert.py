@@ -1,0 +1,127 @@
+"""DNABERT-2 and -S against the authors' own numbers and against a textbook oracle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hpc_embed.engine.batches import make_batch
+from hpc_embed.engine.dnabert import DnaBert, DnaBertShape, alibi_slopes, random_weights
+from hpc_embed.engine.embedding import embed_windows
+from hpc_embed.engine.pooling import pool
+from hpc_embed.engine.tokens import BpeTokenizer, untrained_bpe_json
+from hpc_embed.errors import EnvironmentFault
+from tests.engine.references import CPU, dense_dnabert, random_tokens
+
+ORACLE = Path(__file__).parent / "oracle"
+"""The authors' forward pass in float32 for a small model; see its README."""
+BOUND = 1e-5
+SHAPE = DnaBertShape(num_layers=2, hidden=96, num_heads=12, intermediate=384, vocabulary=128)
+TWELVE_SLOPES = [
+    *(0.5, 0.25, 0.125, 0.0625, 0.03125, 0.015625, 0.0078125, 0.00390625),
+    *(0.7071067811865476, 0.35355339059327384, 0.17677669529663692, 0.08838834764831849),
+]
+
+
+def encoder(shape: DnaBertShape = SHAPE, precision: str = "fp32", seed: int = 1) -> DnaBert:
+    """An encoder with random weights."""
+    return DnaBert(shape, random_weights(shape, seed), source="test", device=CPU, precision=precision)
+
+
+def test_hidden_states_and_means_are_the_authors_own() -> None:
+    inputs = json.loads((ORACLE / "inputs.json").read_text())
+    expected = load_file(ORACLE / "expected.safetensors")
+    config = inputs["config"]
+    shape = DnaBertShape(
+        num_layers=config["num_hidden_layers"],
+        hidden=config["hidden_size"],
+        num_heads=config["num_attention_heads"],
+        intermediate=config["intermediate_size"],
+        vocabulary=config["vocab_size"],
+    )
+    tensors = load_file(ORACLE / "weights.safetensors")
+    model = DnaBert(shape, tensors, source="oracle", device=CPU, precision="fp32")
+    batch = make_batch([np.array(tokens) for tokens in inputs["token_ids"]], CPU)
+    hidden_TD = model(batch, shape.num_layers)
+    means, _ = pool("mean_with_special", hidden_TD, batch)
+    for index, hidden in enumerate(hidden_TD.split(list(batch.lengths))):
+        assert (hidden - expected[f"hidden_{index}"]).abs().max() <= BOUND
+        assert (means[index] - expected[f"mean_with_special_{index}"]).abs().max() <= BOUND
+
+
+def test_hidden_states_equal_a_dense_padded_textbook_forward_pass() -> None:
+    tensors = random_weights(SHAPE, seed=1)
+    windows = random_tokens([3, 50, 7, 200], high=128)
+    batch = make_batch(windows, CPU)
+    packed = encoder()(batch, 2).split(list(batch.lengths))
+    for window, ours in zip(windows, packed, strict=True):
+        oracle = dense_dnabert(tensors, window.tolist(), 12, TWELVE_SLOPES)
+        assert (ours - oracle).abs().max() <= BOUND
+
+
+def test_alibi_slopes_of_twelve_heads_are_those_of_eight_and_every_second_of_sixteen() -> None:
+    assert alibi_slopes(12) == pytest.approx(TWELVE_SLOPES, rel=1e-12)
+
+
+def test_alibi_slopes_of_a_power_of_two_are_a_geometric_series() -> None:
+    assert alibi_slopes(4) == [0.25, 0.0625, 0.015625, 0.00390625]
+
+
+def test_padding_is_token_3_and_unknown_token_0_whatever_the_config_says() -> None:
+    tokenizer = BpeTokenizer(untrained_bpe_json())
+    assert (tokenizer.pad, tokenizer.unknown, tokenizer.cls, tokenizer.sep) == (3, 0, 1, 2)
+
+
+def test_soft_masked_bases_are_unknown_one_by_one_unless_upper_cased() -> None:
+    tokenizer = BpeTokenizer(untrained_bpe_json())
+    masked, upper = tokenizer.tokens([b"acgtacgt", b"ACGTACGT"])
+    assert masked.tolist() == [1, 0, 0, 0, 0, 0, 0, 0, 0, 2]
+    assert 0 not in upper
+    assert len(upper) == 4
+
+
+def test_padding_and_truncation_blocks_of_a_published_tokenizer_are_cleared() -> None:
+    content = json.loads(untrained_bpe_json())
+    content["truncation"] = {"direction": "Right", "max_length": 5, "strategy": "LongestFirst", "stride": 0}
+    content["padding"] = {
+        "strategy": {"Fixed": 50},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 3,
+        "pad_type_id": 0,
+        "pad_token": "[PAD]",
+    }
+    (tokens,) = BpeTokenizer(json.dumps(content)).tokens([b"ACGT" * 20])
+    assert len(tokens) == 22
+
+
+def test_a_tokenizer_without_its_special_tokens_is_refused() -> None:
+    content = untrained_bpe_json().replace("[SEP]", "[END]")
+    with pytest.raises(EnvironmentFault, match=r"no \[SEP\]"):
+        BpeTokenizer(content)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_vector_is_bit_identical_alone_and_in_any_batch(precision: str) -> None:
+    model = encoder(precision=precision)
+    windows = random_tokens([2, 3, 5, 64, 65, 200, 3, 1500], high=128)
+    packed = embed_windows(model, windows, "mean_with_special", 2, CPU).vectors_BD
+    for index, window in enumerate(windows):
+        alone = embed_windows(model, [window], "mean_with_special", 2, CPU).vectors_BD[0]
+        assert torch.equal(alone, packed[index]), len(window)
+
+
+def test_bf16_keeps_the_direction_of_every_vector() -> None:
+    windows = random_tokens([20, 300, 700])
+    shape = DnaBertShape()
+    exact, rough = (
+        embed_windows(encoder(shape, precision), windows, "mean_with_special", 12, CPU).vectors_BD
+        for precision in ("fp32", "bf16")
+    )
+    assert not torch.equal(exact, rough)
+    assert (1 - torch.cosine_similarity(exact.double(), rough.double())).max() <= 5e-5

@@ -1,0 +1,64 @@
+"""Pooling, and the mistakes that others made in it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from hpc_embed.engine.batches import make_batch
+from hpc_embed.engine.pooling import POOLINGS, pool
+from hpc_embed.registry import POOLINGS as NAMES
+from tests.engine.references import CPU, random_tokens
+
+LENGTHS = [3, 10, 3, 500, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected", "num_tokens"),
+    [
+        ("mean", [[2.0], [6.0]], [1, 2]),
+        ("mean_with_special", [[2.0], [5.75]], [3, 4]),
+        ("cls", [[1.0], [4.0]], [3, 4]),
+        ("max", [[2.0], [7.0]], [1, 2]),
+    ],
+)
+def test_pooling_by_hand(name: str, expected: list[list[float]], num_tokens: list[int]) -> None:
+    batch = make_batch([np.array([0, 5, 2]), np.array([0, 6, 7, 2])], CPU)
+    hidden_TD = torch.tensor([[1.0], [2], [3], [4], [5], [7], [7]])
+    vectors, counts = pool(name, hidden_TD, batch)
+    assert vectors.tolist() == expected
+    assert counts.tolist() == num_tokens
+
+
+def test_the_names_on_the_command_line_are_those_of_the_engine() -> None:
+    assert tuple(POOLINGS) == NAMES
+
+
+@pytest.mark.parametrize("name", list(POOLINGS))
+def test_a_vector_does_not_depend_on_batch_mates(name: str) -> None:
+    windows = random_tokens(LENGTHS)
+    hidden_TD = torch.randn(sum(LENGTHS), 33, generator=torch.Generator().manual_seed(0))
+    together = pool(name, hidden_TD, make_batch(windows, CPU))[0]
+    for index, hidden in enumerate(hidden_TD.split(LENGTHS)):
+        assert torch.equal(pool(name, hidden, make_batch([windows[index]], CPU))[0][0], together[index])
+
+
+def test_bf16_states_are_summed_in_float32() -> None:
+    batch = make_batch([np.arange(4002)], CPU)
+    hidden_TD = torch.full((4002, 1), 1.0078125, dtype=torch.bfloat16)
+    vectors, _ = pool("mean", hidden_TD, batch)
+    assert vectors.dtype == torch.float32
+    assert vectors.item() == pytest.approx(1.0078125, rel=1e-6)
+
+
+def test_large_states_do_not_overflow() -> None:
+    batch = make_batch([np.arange(102)], CPU)
+    vectors, _ = pool("mean", torch.full((102, 2), 60_000.0, dtype=torch.float16), batch)
+    assert torch.isfinite(vectors).all()
+
+
+def test_a_window_without_residues_gives_zeros_and_not_nan() -> None:
+    vectors, counts = pool("mean", torch.ones(2, 3), make_batch([np.array([0, 2])], CPU))
+    assert vectors.tolist() == [[0.0, 0.0, 0.0]]
+    assert counts.tolist() == [1]

@@ -1,0 +1,201 @@
+"""Plans: what they hold, that they repeat, what they refuse."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from hpc_embed.config import PlanSettings
+from hpc_embed.errors import BadInput, RunConflict, UsageError
+from hpc_embed.planning.cost import cost_of
+from hpc_embed.planning.forecast import forecast
+from hpc_embed.planning.planner import make_plan, unique_windows
+from hpc_embed.registry import find_model
+from hpc_embed.run.layout import RunLayout
+from hpc_embed.run.plan import Plan, read_plan
+from hpc_embed.run.shards import read_shard
+
+FASTA = b">a first\nMKVLAAGIVG\n>b\nMKVLAAGIVG\n>empty\n>a again\nMKV\n>long\n" + b"MKVLAAGIVGLLLAGCS" * 100 + b"\n"
+
+
+@pytest.fixture
+def fasta(tmp_path: Path) -> Path:
+    path = tmp_path / "in.fasta"
+    path.write_bytes(FASTA)
+    return path
+
+
+def plan(fasta: Path, run: Path, **settings: object) -> Plan:
+    chosen = {"fasta": (str(fasta),), "model": "esm2_t6_8M:untrained", "num_shards": 2, **settings}
+    return make_plan(PlanSettings(**chosen), RunLayout(run)).plan  # type: ignore[arg-type]
+
+
+def contents(folder: Path) -> dict[str, str]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_every_record_has_its_status_and_its_windows(fasta: Path, tmp_path: Path) -> None:
+    made = plan(fasta, tmp_path / "run")
+    rows = pq.read_table(tmp_path / "run" / "records.parquet").to_pylist()
+    assert [(row["ordinal"], row["id"], row["status"], row["reason"], row["windows"]) for row in rows] == [
+        (0, "a", "embedded", "", [0]),
+        (1, "b", "embedded", "", [0]),
+        (2, "empty", "skipped", "empty", []),
+        (3, "a", "embedded", "", [1]),
+        (4, "long", "windowed", "1700 residues, the limit is 1022", [2, 3]),
+    ]
+    assert (made.totals.num_duplicate_ids, made.totals.num_windows, made.totals.num_unique_windows) == (1, 5, 4)
+
+
+def test_identical_windows_are_embedded_once_and_shards_hold_each_key_once(fasta: Path, tmp_path: Path) -> None:
+    plan(fasta, tmp_path / "run")
+    shards = [read_shard(RunLayout(tmp_path / "run").shard(index)) for index in range(2)]
+    by_key = {
+        key: sequence
+        for shard in shards
+        for key, sequence in zip(shard.windows_N.tolist(), shard.sequences_N, strict=True)
+    }
+    assert sum(len(shard.windows_N) for shard in shards) == 4
+    assert by_key[0] == b"MKVLAAGIVG"
+    assert by_key[1] == b"MKV"
+    assert by_key[2] + by_key[3] == b"MKVLAAGIVGLLLAGCS" * 100
+
+
+def test_the_same_input_gives_the_same_bytes(fasta: Path, tmp_path: Path) -> None:
+    plan(fasta, tmp_path / "one")
+    plan(fasta, tmp_path / "two")
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_planning_again_changes_nothing(fasta: Path, tmp_path: Path) -> None:
+    plan(fasta, tmp_path / "run")
+    before = contents(tmp_path / "run")
+    assert not make_plan(
+        PlanSettings(fasta=(str(fasta),), model="esm2_t6_8M:untrained"), RunLayout(tmp_path / "run")
+    ).is_new
+    assert contents(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"pooling": "cls"}, "pooling"),
+        ({"layer": 3}, "layer"),
+        ({"precision": "bf16"}, "precision"),
+        ({"max_residues": 500}, "max_residues"),
+        ({"on_long": "truncate"}, "on_long"),
+        ({"model": "esm2_t12_35M:untrained"}, "model"),
+        ({"num_shards": 3}, "2 shards"),
+    ],
+)
+def test_another_plan_in_the_same_folder_is_refused_and_names_what_changed(
+    fasta: Path, tmp_path: Path, change: dict[str, object], named: str
+) -> None:
+    plan(fasta, tmp_path / "run")
+    with pytest.raises(RunConflict, match=named):
+        plan(fasta, tmp_path / "run", **change)
+
+
+def test_other_sequences_or_other_ids_in_the_same_folder_are_refused(fasta: Path, tmp_path: Path) -> None:
+    plan(fasta, tmp_path / "run")
+    fasta.write_bytes(FASTA.replace(b">b\n", b">c\n"))
+    with pytest.raises(RunConflict, match="input"):
+        plan(fasta, tmp_path / "run")
+
+
+def test_other_line_lengths_and_compression_are_the_same_input(fasta: Path, tmp_path: Path) -> None:
+    import gzip
+
+    plan(fasta, tmp_path / "run")
+    fasta.write_bytes(gzip.compress(FASTA.replace(b"MKVLAAGIVG\n", b"MKVLA\nAGIVG\n")))
+    assert plan(fasta, tmp_path / "run") == read_plan(tmp_path / "run" / "plan.json")
+
+
+@pytest.mark.parametrize(
+    ("policy", "status", "windows"),
+    [("truncate", "truncated", 1), ("skip", "skipped", 0), ("window", "windowed", 2)],
+)
+def test_overlong_records_go_the_way_that_was_chosen(
+    fasta: Path, tmp_path: Path, policy: str, status: str, windows: int
+) -> None:
+    plan(fasta, tmp_path / "run", on_long=policy)
+    row = pq.read_table(tmp_path / "run" / "records.parquet").to_pylist()[4]
+    assert (row["status"], len(row["windows"])) == (status, windows)
+
+
+def test_invalid_letters_are_skipped_with_a_reason_or_counted(fasta: Path, tmp_path: Path) -> None:
+    fasta.write_bytes(b">a\nMKJ\n>b\nMKV\n")
+    plan(fasta, tmp_path / "skip", on_invalid="skip")
+    row = pq.read_table(tmp_path / "skip" / "records.parquet").to_pylist()[0]
+    assert (row["status"], row["reason"]) == ("skipped", "letter 'J' unknown to esm2_t6_8M:untrained")
+    assert plan(fasta, tmp_path / "unknown").totals.num_unknown_letters == 1
+
+
+def test_dna_for_a_protein_model_is_refused_unless_forced(tmp_path: Path) -> None:
+    fasta = tmp_path / "dna.fa"
+    fasta.write_bytes(b">d\n" + b"ACGT" * 100)
+    with pytest.raises(BadInput, match="these are nucleotides, and esm2_t6_8M:untrained embeds proteins"):
+        plan(fasta, tmp_path / "run")
+    assert plan(fasta, tmp_path / "run", force_kind=True).totals.num_embedded == 1
+
+
+def test_proteins_for_a_dna_model_are_refused(fasta: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="these are proteins"):
+        plan(fasta, tmp_path / "run", model="dnabert_s:untrained")
+
+
+def test_the_default_model_follows_the_kind_of_the_input(tmp_path: Path) -> None:
+    (tmp_path / "dna.fa").write_bytes(b">d\n" + b"ACGT" * 100)
+    (tmp_path / "protein.fa").write_bytes(FASTA)
+    assert plan(tmp_path / "dna.fa", tmp_path / "d", model="composition").model.name == "tetranucleotide"
+    assert plan(tmp_path / "protein.fa", tmp_path / "p", model="composition").model.name == "aa_composition"
+
+
+def test_layers_and_poolings_that_a_model_lacks_are_refused(fasta: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="layers 0 to 6"):
+        plan(fasta, tmp_path / "run", layer=7)
+    with pytest.raises(UsageError, match="mean_with_special"):
+        plan(fasta, tmp_path / "run", pooling="median")
+
+
+def test_there_are_never_more_shards_than_windows(fasta: Path, tmp_path: Path) -> None:
+    assert len(plan(fasta, tmp_path / "run", num_shards=100).shards) == 4
+
+
+def test_a_damaged_plan_is_told_from_a_missing_one(tmp_path: Path) -> None:
+    with pytest.raises(RunConflict, match="holds no plan"):
+        read_plan(tmp_path / "plan.json")
+    (tmp_path / "plan.json").write_text(json.dumps({"format": 1, "version": "0"}))
+    with pytest.raises(RunConflict, match="not a whole plan"):
+        read_plan(tmp_path / "plan.json")
+
+
+def test_cost_of_650m_is_1357_megaflops_a_token_at_352_tokens() -> None:
+    cost = cost_of(find_model("esm2_t33_650M"))
+    assert (cost.linear_flops + 352 * cost.quadratic_flops) / 1e6 == pytest.approx(1357, rel=2e-3)
+
+
+def test_cost_of_dnabert_s_is_234_megaflops_a_token_at_200_tokens() -> None:
+    cost = cost_of(find_model("dnabert_s"))
+    assert (cost.linear_flops + 200 * cost.quadratic_flops) / 1e6 == pytest.approx(234, rel=2e-3)
+
+
+def test_forecast_tells_tokens_and_spread(fasta: Path, tmp_path: Path) -> None:
+    figures = forecast(plan(fasta, tmp_path / "run"), "run", "a100")
+    assert figures.num_tokens == (10 + 2) + (3 + 2) + 2 * (850 + 2)
+    assert figures.spread >= 1
+    assert figures.dataset_bytes == 4 * 320 * 5
+
+
+def test_keys_number_unique_windows_in_input_order() -> None:
+    digests = b"".join(bytes([letter]) * 16 for letter in b"zazbaz")
+    firsts, keys = unique_windows(digests)
+    assert firsts.tolist() == [0, 1, 3]
+    assert keys.tolist() == [0, 1, 0, 2, 1, 0]
+    assert np.array_equal(firsts[keys][[0, 2, 5]], [0, 0, 0])
