@@ -153,6 +153,7 @@ def make_parser(command: Command) -> CommandParser:
 def normalise(parser: CommandParser, command: Command, arguments: Sequence[str]) -> list[str]:
     """Dashes to underscores, `--flag` to `--flag=true`, and FASTA files from wherever they stand."""
     flags = _boolean_names(command)
+    known = {option for action in parser._actions for option in action.option_strings}
     normal: list[str] = []
     files: list[str] = []
     waiting = list(arguments)
@@ -166,6 +167,8 @@ def normalise(parser: CommandParser, command: Command, arguments: Sequence[str])
             continue
         name, equals, value = argument.partition("=")
         name = "--" + name[2:].replace("-", "_")
+        if name not in known and name.replace("--no_", "--", 1) not in known:
+            parser.error(f"unrecognized arguments: {argument}")  # argparse would take an abbreviation
         if name == "--fasta" and not equals and waiting:
             files.append(waiting.pop(0))
         elif name == "--fasta":
@@ -200,9 +203,7 @@ def _read_settings_file(parser: CommandParser, command: Command) -> None:
     except (OSError, yaml.YAMLError) as error:
         raise UsageError(f"{SETTINGS_FILE}: cannot be read ({' '.join(str(error).split())}).") from error
     if not isinstance(content, dict):
-        raise UsageError(
-            f"{SETTINGS_FILE}: not a list of `name: value` lines.", remedy="See examples/hpc-embed.yaml."
-        )
+        raise UsageError(f"{SETTINGS_FILE}: not a list of `name: value` lines.", remedy="See examples/hpc-embed.yaml.")
     settings = {str(name).replace("-", "_"): value for name, value in content.items()}
     known = {field.name for each in COMMANDS for kind in each.settings for field in fields(kind)}
     for name in settings:
@@ -259,7 +260,8 @@ def _in_one_line(parser: CommandParser, message: str) -> str:
         options = [_dashed(option) for action in parser._actions for option in action.option_strings]
         close = get_close_matches(_dashed(name), options, n=1)
         return f"{_dashed(name)}: no such option." + (f" Did you mean {close[0]}?" if close else "")
-    lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
+    message = message.replace("Problems parsing config:", "--config: problems parsing the file:")
+    lines = [line.strip(" -") if number else line for number, line in enumerate(message.splitlines()) if line.strip()]
     reasons = [
         line
         for line in lines[1:]

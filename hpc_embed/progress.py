@@ -72,14 +72,7 @@ class WorkerStopped(NamedTuple):
 
 
 Event = (
-    WorkerReady
-    | ShardStarted
-    | BatchDone
-    | BudgetHalved
-    | ShardFinished
-    | ShardFailed
-    | WorkerFailed
-    | WorkerStopped
+    WorkerReady | ShardStarted | BatchDone | BudgetHalved | ShardFinished | ShardFailed | WorkerFailed | WorkerStopped
 )
 
 

@@ -9,6 +9,7 @@ from hpc_embed.config import WorkSettings
 from hpc_embed.errors import EnvironmentFault, UsageError
 from hpc_embed.registry import Model
 
+AUTO = "auto"
 CPU = "cpu"
 BYTES_PER_PARAMETER = 4
 COPIES_IN_MEMORY = 2
@@ -34,17 +35,18 @@ def choose_devices(settings: WorkSettings, model: Model) -> list[int | str]:
 
     Raises UsageError for what is no list of GPUs, EnvironmentFault for a GPU that is not there.
     """
-    if settings.devices == CPU or not model.has_weights:
-        return [CPU] * _num_cpu_workers(settings, model)
-    num_gpus = num_visible_gpus()
-    if settings.devices == "auto":
-        return list(range(num_gpus)) or [CPU] * _num_cpu_workers(settings, model)
+    named = settings.devices not in (AUTO, CPU)
     try:
-        indices = [int(entry) for entry in settings.devices.split(",")]
+        indices = [int(entry) for entry in settings.devices.split(",")] if named else []
     except ValueError as error:
         raise UsageError(
             f"--devices {settings.devices}: not a list of GPUs.", remedy="Say auto, cpu, or 0,1."
         ) from error
+    if settings.devices == CPU or not model.has_weights:
+        return [CPU] * _num_cpu_workers(settings, model)
+    num_gpus = num_visible_gpus()
+    if not named:
+        return list(range(num_gpus)) or [CPU] * _num_cpu_workers(settings, model)
     if missing := [index for index in indices if not 0 <= index < num_gpus]:
         raise EnvironmentFault(
             f"--devices {settings.devices}: no GPU {missing[0]} here, {num_gpus} visible.",

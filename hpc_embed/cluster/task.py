@@ -19,9 +19,7 @@ from hpc_embed.workers.registry import make_worker
 def missing_shards(plan: Plan, layout: RunLayout) -> list[int]:
     """Shards without a valid marker."""
     return [
-        index
-        for index in range(len(plan.shards))
-        if not is_done(layout.outputs, shard_name(index), plan.fingerprint)
+        index for index in range(len(plan.shards)) if not is_done(layout.outputs, shard_name(index), plan.fingerprint)
     ]
 
 

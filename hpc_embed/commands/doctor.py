@@ -65,9 +65,7 @@ def _package(name: str) -> Finding:
         return Finding(name, True, importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
         needs_torch_extra = name in ("torch", "transformers", "safetensors", "tokenizers")
-        return Finding(
-            name, False, "pip install 'hpc-embed[torch]'" if needs_torch_extra else "pip install hpc-embed"
-        )
+        return Finding(name, False, "pip install 'hpc-embed[torch]'" if needs_torch_extra else "pip install hpc-embed")
 
 
 def _devices() -> list[Finding]:

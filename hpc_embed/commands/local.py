@@ -39,9 +39,7 @@ def run(
     result = embed_shards(plan, layout, range(len(plan.shards)), work, devices)
     if result.failed:
         names = ", ".join(f"{name} ({reason})" for name, reason in sorted(result.failed.items()))
-        raise Incomplete(
-            f"{len(result.failed)} shards failed: {names}.", remedy="The same command tries them again."
-        )
+        raise Incomplete(f"{len(result.failed)} shards failed: {names}.", remedy="The same command tries them again.")
     gathered = gather(plan, layout, dataset)
     report(gathered, plan, output.json)
     return exit_code(gathered)

@@ -30,9 +30,7 @@ def _print(status: RunStatus) -> None:
     print(f"{status.run_dir}: {status.model}, {len(status.shards)} shards: {counts}")
     print("dataset: gathered" if status.is_gathered else "dataset: not gathered yet")
     notable = [shard for shard in status.shards if shard.state != "done" or shard.reason]
-    rows = [
-        (s.shard, s.state, f"{s.num_windows_done:,} of {s.num_windows:,}", s.reason) for s in notable[:MOST_ROWS]
-    ]
+    rows = [(s.shard, s.state, f"{s.num_windows_done:,} of {s.num_windows:,}", s.reason) for s in notable[:MOST_ROWS]]
     if rows:
         print_table(("shard", "state", "windows", "reason"), rows)
     if len(notable) > MOST_ROWS:

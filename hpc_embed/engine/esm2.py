@@ -108,9 +108,7 @@ class Esm2:
         qk_T2HK = _rotate(qkv_T3HK[:, :2], *rotary)
         dtype = qkv_T3HK.dtype if self._device.type == "cuda" else torch.float32
         with torch.autocast(self._device.type, enabled=False):
-            out_THK = self._attend(
-                qk_T2HK[:, 0].to(dtype), qk_T2HK[:, 1].to(dtype), qkv_T3HK[:, 2].to(dtype), batch
-            )
+            out_THK = self._attend(qk_T2HK[:, 0].to(dtype), qk_T2HK[:, 1].to(dtype), qkv_T3HK[:, 2].to(dtype), batch)
         x_TD = x_TD + layer.attention_out(out_THK.reshape(x_TD.shape))
         inner_TF = gelu(layer.feed_forward_in(layer.feed_forward_norm(x_TD)))
         return x_TD + layer.feed_forward_out(inner_TF)

@@ -62,9 +62,7 @@ class BpeTokenizer:
         self._tokenizer = Tokenizer.from_str(tokenizer_json)
         self._tokenizer.no_padding()  # some published copies pad to 2,000 tokens
         self._tokenizer.no_truncation()
-        self.cls, self.sep, self.pad, self.unknown = (
-            self._id(name) for name in ("[CLS]", "[SEP]", "[PAD]", "[UNK]")
-        )
+        self.cls, self.sep, self.pad, self.unknown = (self._id(name) for name in ("[CLS]", "[SEP]", "[PAD]", "[UNK]"))
 
     @property
     def vocabulary_size(self) -> int:
@@ -92,15 +90,11 @@ def read_bpe_tokenizer(folder: Path) -> BpeTokenizer:
     except FileNotFoundError as error:
         raise EnvironmentFault(f"{path}: no such file.", remedy="Fetch the checkpoint again.") from error
     except (OSError, ValueError) as error:
-        raise EnvironmentFault(
-            f"{path}: cannot be read ({error}).", remedy="Fetch the checkpoint again."
-        ) from error
+        raise EnvironmentFault(f"{path}: cannot be read ({error}).", remedy="Fetch the checkpoint again.") from error
     except Exception as error:  # the tokenizers library raises plain Exception for what it cannot parse
         if type(error) is not Exception:
             raise
-        raise EnvironmentFault(
-            f"{path}: not a tokenizer ({error}).", remedy="Fetch the checkpoint again."
-        ) from error
+        raise EnvironmentFault(f"{path}: not a tokenizer ({error}).", remedy="Fetch the checkpoint again.") from error
 
 
 def untrained_bpe_json() -> str:

@@ -83,9 +83,7 @@ def make_plan(settings: PlanSettings, layout: RunLayout, *, usual_shards: int | 
         scanned = scan(opened, model, settings, scratch, count)
         print_mark = fingerprint(identity, embedding, tuple(scanned.inputs))
         if layout.plan.exists():
-            return Planned(
-                _existing(layout, settings, identity, embedding, tuple(scanned.inputs), print_mark), False
-            )
+            return Planned(_existing(layout, settings, identity, embedding, tuple(scanned.inputs), print_mark), False)
         if not scanned.lengths:
             raise BadInput(
                 f"none of the {scanned.statuses.total()} records can be embedded.",

@@ -166,9 +166,7 @@ class _Judge:
         if unknown and settings.on_invalid != "unknown":
             reason = f"letter {unknown!r} unknown to {self._model.name}"
             if settings.on_invalid == "error":
-                raise BadInput(
-                    f"{place}: {reason}.", remedy="Mend the input, or choose --on-invalid skip or unknown."
-                )
+                raise BadInput(f"{place}: {reason}.", remedy="Mend the input, or choose --on-invalid skip or unknown.")
             return Verdict("skipped", reason, [])
         if self._limit is None or length <= self._limit:
             return Verdict("embedded", "", [Window(0, length)])

@@ -122,9 +122,7 @@ def _table(batch: pa.RecordBatch, rows: Rows, schema: pa.Schema) -> pa.Table:
     embedding = pa.FixedSizeListArray.from_arrays(pa.array(flat), type=kind, mask=pa.array(~rows.has_vector_N))
     statuses, reasons = batch["status"], batch["reason"]
     if rows.failures:
-        statuses = pa.array(
-            ["failed" if at in rows.failures else old for at, old in enumerate(statuses.to_pylist())]
-        )
+        statuses = pa.array(["failed" if at in rows.failures else old for at, old in enumerate(statuses.to_pylist())])
         reasons = pa.array([rows.failures.get(at, old) for at, old in enumerate(reasons.to_pylist())])
     columns = [
         batch["ordinal"],

@@ -175,9 +175,7 @@ def read_config(folder: Path) -> Mapping[str, object]:
             f"{folder}: no config.json, so this is no checkpoint.", remedy="Give the folder that holds one."
         ) from error
     except (OSError, ValueError) as error:
-        raise EnvironmentFault(
-            f"{path}: cannot be read ({error}).", remedy="Fetch the checkpoint again."
-        ) from error
+        raise EnvironmentFault(f"{path}: cannot be read ({error}).", remedy="Fetch the checkpoint again.") from error
     if not isinstance(config, dict):
         raise EnvironmentFault(f"{path}: not a JSON object.", remedy="Fetch the checkpoint again.")
     return config

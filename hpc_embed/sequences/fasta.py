@@ -98,14 +98,11 @@ class _CountedLines:
         for number, line in enumerate(self._text, 1):
             if line[0] == ">":
                 self._header_lines.append(number)
-            elif not self._header_lines and line.strip(" \t\r\n\ufeff"):
+            elif not self._header_lines and line.strip():
                 raise BadInput(
                     f"{self._source}, line {number}: not FASTA, the first record does not begin with '>'.",
                     remedy="Give FASTA, plain or gzip.",
                 )
-            elif not self._header_lines and line.lstrip("\ufeff").startswith(">"):
-                self._header_lines.append(number)
-                line = line.lstrip("\ufeff")
             yield line
 
 
@@ -130,4 +127,4 @@ def _open_text(source: str) -> Iterator[TextIO]:
         is_gzip = buffered.peek(2)[:2] == GZIP_MAGIC
         binary = stack.enter_context(gzip.GzipFile(fileobj=buffered)) if is_gzip else buffered
         # newline=None: \n, \r\n and a lone \r all end a line.
-        yield io.TextIOWrapper(cast(BinaryIO, binary), encoding="utf-8", errors="surrogateescape", newline=None)
+        yield io.TextIOWrapper(cast(BinaryIO, binary), encoding="utf-8-sig", errors="surrogateescape", newline=None)

@@ -83,9 +83,7 @@ def _protein_frequencies(codes: Tokens) -> NDArray[np.float64]:
     singles = np.bincount(codes, minlength=size + 1)[:size]
     known = (codes[:-1] < size) & (codes[1:] < size)
     pairs = np.bincount(codes[:-1][known].astype(np.int64) * size + codes[1:][known], minlength=size * size)
-    frequencies: NDArray[np.float64] = np.concatenate(
-        (singles / max(singles.sum(), 1), pairs / max(pairs.sum(), 1))
-    )
+    frequencies: NDArray[np.float64] = np.concatenate((singles / max(singles.sum(), 1), pairs / max(pairs.sum(), 1)))
     return frequencies
 
 

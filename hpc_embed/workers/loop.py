@@ -92,9 +92,7 @@ class Loop:
                     break  # another live copy of this task was faster
         self._publish(name, shard, pieces, progress)
 
-    def _embed(
-        self, shard: Shard, places: list[int], progress: _Progress
-    ) -> Iterator[tuple[list[int], EmbeddedBatch]]:
+    def _embed(self, shard: Shard, places: list[int], progress: _Progress) -> Iterator[tuple[list[int], EmbeddedBatch]]:
         """Vectors of the windows at `places`, in batches, longest windows first."""
         in_flight: deque[_InFlight] = deque()
         for block, tokens in self._tokenised_blocks(shard, places):
@@ -145,9 +143,7 @@ class Loop:
                     ahead.append((following, thread.submit(self.model.tokenise, sequences)))
                 yield block, ready
 
-    def _take(
-        self, name: str, shard: Shard, windows: list[int], embedded: EmbeddedBatch, progress: _Progress
-    ) -> None:
+    def _take(self, name: str, shard: Shard, windows: list[int], embedded: EmbeddedBatch, progress: _Progress) -> None:
         keys_B = shard.windows_N[windows]
         finite_B = np.isfinite(embedded.vectors_BD).all(axis=1)
         progress.failed.update({int(key): "the model gave NaN or infinity" for key in keys_B[~finite_B]})

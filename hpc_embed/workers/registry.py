@@ -10,9 +10,7 @@ from hpc_embed.run.plan import Embedding
 from hpc_embed.workers.base import BaseEmbeddingWorker
 
 
-def make_worker(
-    identity: ModelIdentity, embedding: Embedding, num_threads: int | None = None
-) -> BaseEmbeddingWorker:
+def make_worker(identity: ModelIdentity, embedding: Embedding, num_threads: int | None = None) -> BaseEmbeddingWorker:
     """The worker of a model; importing it does not import torch."""
     module, name = find_model(identity.registry_name).worker.split(":")
     worker_class = getattr(import_module(module), name)

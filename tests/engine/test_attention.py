@@ -12,8 +12,6 @@ from tests.engine.references import CPU, dense_attention, random_tokens
 
 LENGTHS = [1, 2, 3, 65, 65, 200, 7]
 NUM_HEADS, HEAD_DIM = 12, 16
-    "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")]
-)
 
 
 def case(device: torch.device, dtype: torch.dtype) -> tuple[list[torch.Tensor], object]:

@@ -49,7 +49,7 @@ def test_hidden_states_and_means_are_the_authors_own() -> None:
     batch = make_batch([np.array(tokens) for tokens in inputs["token_ids"]], CPU)
     hidden_TD = model(batch, shape.num_layers)
     means, _ = pool("mean_with_special", hidden_TD, batch)
-    for index, hidden in enumerate(hidden_TD.split(list(batch.lengths))):
+    for index, hidden in enumerate(torch.split(hidden_TD, list(batch.lengths))):
         assert (hidden - expected[f"hidden_{index}"]).abs().max() <= BOUND
         assert (means[index] - expected[f"mean_with_special_{index}"]).abs().max() <= BOUND
 
@@ -58,7 +58,7 @@ def test_hidden_states_equal_a_dense_padded_textbook_forward_pass() -> None:
     tensors = random_weights(SHAPE, seed=1)
     windows = random_tokens([3, 50, 7, 200], high=128)
     batch = make_batch(windows, CPU)
-    packed = encoder()(batch, 2).split(list(batch.lengths))
+    packed = torch.split(encoder()(batch, 2), list(batch.lengths))
     for window, ours in zip(windows, packed, strict=True):
         oracle = dense_dnabert(tensors, window.tolist(), 12, TWELVE_SLOPES)
         assert (ours - oracle).abs().max() <= BOUND

@@ -27,7 +27,7 @@ def hidden_states(tensors: Mapping[str, Tensor], shape: Esm2Shape, layer: int) -
     """Ours, all proteins packed together."""
     batch = make_batch(esm2_tokens(PROTEINS), CPU)
     hidden_TD = esm2_encoder(shape, tensors=tensors)(batch, layer)
-    return list(hidden_TD.split(list(batch.lengths)))
+    return list(torch.split(hidden_TD, list(batch.lengths)))
 
 
 def transformers_states(tensors: Mapping[str, Tensor], shape: Esm2Shape) -> list[tuple[Tensor, ...]]:
@@ -57,8 +57,7 @@ def transformers_states(tensors: Mapping[str, Tensor], shape: Esm2Shape) -> list
     assert not [name for name in report.missing_keys if "position" not in name and "contact" not in name]
     with torch.no_grad():
         outputs = [
-            model(torch.tensor(tokens.astype(int))[None], output_hidden_states=True)
-            for tokens in esm2_tokens(PROTEINS)
+            model(torch.tensor(tokens.astype(int))[None], output_hidden_states=True) for tokens in esm2_tokens(PROTEINS)
         ]
     return [(*(state[0] for state in out.hidden_states[:-1]), out.last_hidden_state[0]) for out in outputs]
 

@@ -40,7 +40,7 @@ def test_a_vector_does_not_depend_on_batch_mates(name: str) -> None:
     windows = random_tokens(LENGTHS)
     hidden_TD = torch.randn(sum(LENGTHS), 33, generator=torch.Generator().manual_seed(0))
     together = pool(name, hidden_TD, make_batch(windows, CPU))[0]
-    for index, hidden in enumerate(hidden_TD.split(LENGTHS)):
+    for index, hidden in enumerate(torch.split(hidden_TD, LENGTHS)):
         assert torch.equal(pool(name, hidden, make_batch([windows[index]], CPU))[0][0], together[index])
 
 

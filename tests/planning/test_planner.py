@@ -20,7 +20,7 @@ from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.plan import Plan, read_plan
 from hpc_embed.run.shards import read_shard
 
-FASTA = b">a first\nMKVLAAGIVG\n>b\nMKVLAAGIVG\n>empty\n>a again\nMKV\n>long\n" + b"MKVLAAGIVGLLLAGCS" * 100 + b"\n"
+FASTA = b">a first\nMKVLAAGIVG\n>b\nMKVLAAGIVG\n>empty\n>a again\nMKV\n>long\n" + b"MKVLAAGIVGLLLAGCS" * 100 + b"W\n"
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_every_record_has_its_status_and_its_windows(fasta: Path, tmp_path: Path
         (1, "b", "embedded", "", [0]),
         (2, "empty", "skipped", "empty", []),
         (3, "a", "embedded", "", [1]),
-        (4, "long", "windowed", "1700 residues, the limit is 1022", [2, 3]),
+        (4, "long", "windowed", "1701 residues, the limit is 1022", [2, 3]),
     ]
     assert (made.totals.num_duplicate_ids, made.totals.num_windows, made.totals.num_unique_windows) == (1, 5, 4)
 
@@ -64,7 +64,7 @@ def test_identical_windows_are_embedded_once_and_shards_hold_each_key_once(fasta
     assert sum(len(shard.windows_N) for shard in shards) == 4
     assert by_key[0] == b"MKVLAAGIVG"
     assert by_key[1] == b"MKV"
-    assert by_key[2] + by_key[3] == b"MKVLAAGIVGLLLAGCS" * 100
+    assert by_key[2] + by_key[3] == b"MKVLAAGIVGLLLAGCS" * 100 + b"W"
 
 
 def test_the_same_input_gives_the_same_bytes(fasta: Path, tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_cost_of_dnabert_s_is_234_megaflops_a_token_at_200_tokens() -> None:
 
 def test_forecast_tells_tokens_and_spread(fasta: Path, tmp_path: Path) -> None:
     figures = forecast(plan(fasta, tmp_path / "run"), "run", "a100")
-    assert figures.num_tokens == (10 + 2) + (3 + 2) + 2 * (850 + 2)
+    assert figures.num_tokens == (10 + 2) + (3 + 2) + (1701 + 4)
     assert figures.spread >= 1
     assert figures.dataset_bytes == 4 * 320 * 5
 

@@ -1,0 +1,39 @@
+# Two commands for newcomers: `make demo` and `make test`. The others are parts of the second.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+
+.PHONY: demo test setup setup-test lint docs bench clean
+
+demo: setup  ## Embed examples/ offline: composition, untrained ESM-2 8M, untrained DNABERT-S
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
+
+test: setup-test lint  ## Everything; what a machine lacks is skipped with the reason
+	$(PYTEST)
+
+setup: $(VENV)/.installed
+setup-test: $(VENV)/.installed-test
+	bash .ci/install-debian.sh
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) --editable '.[torch]'
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(PIP) --editable '.[torch,test]'
+	touch $@
+
+lint: setup-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: setup  ## Write docs/commands.md anew
+	$(BIN)/python -m docs.generate
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info

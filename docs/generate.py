@@ -1,0 +1,41 @@
+"""Writes docs/commands.md from the commands' own help: `make docs`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hpc_embed.cli import COMMANDS, make_parser
+
+TARGET = Path(__file__).parent / "commands.md"
+INTRODUCTION = """# Commands
+Written by `make docs` from the commands' own help; a test holds the two together.
+
+Each command is safe to repeat: it does what is missing and nothing else. Flags may be written with dashes or
+underscores. FASTA files stand anywhere among the options. Every command reads `hpc-embed.yaml` in the working
+folder: the settings of all commands in one flat list, each command taking its own.
+
+| exit code | meaning |
+|---|---|
+| 0 | done |
+| 1 | a bug |
+| 2 | usage or settings |
+| 3 | bad input |
+| 4 | conflict with what the run folder holds |
+| 5 | the machine lacks something: a GPU, weights, Slurm |
+| 6 | finished, with failed shards or records |
+| 130 | interrupted; what was finished is kept |
+
+`HPC_EMBED_TRACEBACK=1` in the environment shows the traceback of an error.
+"""
+
+
+def command_reference() -> str:
+    """The whole page."""
+    os.environ["COLUMNS"] = "100"
+    sections = [f"## {command.name}\n\n```\n{make_parser(command).format_help().strip()}\n```" for command in COMMANDS]
+    return INTRODUCTION + "\n" + "\n\n".join(sections) + "\n"
+
+
+if __name__ == "__main__":
+    TARGET.write_text(command_reference(), encoding="utf-8")

@@ -1,0 +1,158 @@
+"""The loop under faults that no healthy machine provokes: a model that runs out of memory, or goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from queue import Queue
+
+import numpy as np
+import pytest
+
+from hpc_embed.progress import BudgetHalved, Event
+from hpc_embed.run.markers import Marker, is_done, read_marker
+from hpc_embed.run.pieces import Pieces
+from hpc_embed.run.shards import write_shard
+from hpc_embed.run.vectors import Vectors
+from hpc_embed.workers.base import EmbeddedBatch, Tokens
+from hpc_embed.workers.loop import Loop
+
+
+class FakeModel:
+    """Vectors that say which window they are of; memory for `most_tokens`."""
+
+    device, precision, dimension = "fake", "fp32", 2
+
+    def __init__(self, most_tokens: int = 10**9, poison: int | None = None, breaks: bool = False) -> None:
+        self.versions = {"fake": "1"}
+        self.most_tokens, self.poison, self.breaks = most_tokens, poison, breaks
+        self.batches: list[list[int]] = []
+
+    def tokenise(self, sequences: Sequence[bytes]) -> Sequence[Tokens]:
+        return [np.frombuffer(sequence, dtype=np.uint8) for sequence in sequences]
+
+    def start(self, batch: Sequence[Tokens]) -> Callable[[], EmbeddedBatch]:
+        lengths = [len(tokens) for tokens in batch]
+        if self.breaks:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+        if sum(lengths) > self.most_tokens:
+            raise MemoryError("no room")
+        self.batches.append(lengths)
+        vectors = np.array([[length, tokens[0]] for length, tokens in zip(lengths, batch, strict=True)], np.float32)
+        if self.poison in lengths:
+            vectors[lengths.index(self.poison)] = np.nan
+        made = EmbeddedBatch(vectors, np.array(lengths, np.int32), sum(lengths), sum(lengths))
+        return lambda: made
+
+    def measure_token_budget(self) -> int:
+        return 100
+
+    def is_out_of_memory(self, error: Exception) -> bool:
+        return isinstance(error, MemoryError)
+
+    def peak_memory_bytes(self) -> int:
+        return 1
+
+
+LENGTHS = [5, 40, 7, 9, 33, 20, 1]
+
+
+def embed(
+    folder: Path, model: FakeModel, token_budget: int = 64, piece_seconds: float = 0.0
+) -> tuple[Marker, list[Event]]:
+    outputs = folder / "outputs"
+    outputs.mkdir(exist_ok=True)
+    path = folder / "shard-00000.parquet"
+    write_shard(path, np.arange(len(LENGTHS)), [b"A" * length for length in LENGTHS])
+    events: Queue[Event] = Queue()
+    loop = Loop(
+        model=model,
+        token_budget=token_budget,
+        outputs=outputs,
+        work=folder / "work",
+        fingerprint="f",
+        piece_seconds=piece_seconds,
+        events=events,
+        should_stop=lambda: False,
+    )
+    loop.embed_shard(path)
+    marker = read_marker(outputs, "shard-00000")
+    assert marker is not None
+    return marker, [events.get() for _ in range(events.qsize())]
+
+
+def test_out_of_memory_halves_the_budget_and_goes_on(tmp_path: Path) -> None:
+    model = FakeModel(most_tokens=45)
+    marker, events = embed(tmp_path, model, token_budget=120)
+    assert [event.token_budget for event in events if isinstance(event, BudgetHalved)] == [60, 30]
+    assert (marker.rows, marker.failed_windows) == (7, {})
+    assert sorted(length for batch in model.batches for length in batch) == sorted(LENGTHS)
+
+
+def test_a_window_that_is_too_large_alone_fails_by_itself(tmp_path: Path) -> None:
+    marker, _ = embed(tmp_path, FakeModel(most_tokens=35))
+    assert marker.rows == 6
+    assert list(marker.failed_windows) == ["1"]
+    assert "out of memory" in marker.failed_windows["1"]
+
+
+def test_a_vector_of_nan_is_a_failed_window_and_not_a_row(tmp_path: Path) -> None:
+    marker, _ = embed(tmp_path, FakeModel(poison=9))
+    assert marker.rows == 6
+    assert marker.failed_windows == {"3": "the model gave NaN or infinity"}
+
+
+def test_a_fault_of_the_device_is_raised_and_leaves_no_marker(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        embed(tmp_path, FakeModel(breaks=True))
+    assert not is_done(tmp_path / "outputs", "shard-00000", "f")
+
+
+def test_windows_in_pieces_are_not_computed_again(tmp_path: Path) -> None:
+    rows = Vectors(np.array([1, 4]), np.array([40, 33], np.int32), np.array([[40, 65], [33, 65]], np.float32))
+    Pieces(tmp_path / "work" / "shard-00000", "f").publish(rows)
+    model = FakeModel()
+    marker, _ = embed(tmp_path, model)
+    assert sorted(length for batch in model.batches for length in batch) == [1, 5, 7, 9, 20]
+    assert marker.rows == 7
+
+
+@pytest.mark.parametrize("damage", ["foreign", "cut short"])
+def test_foreign_and_damaged_pieces_are_computed_again(tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / "work" / "shard-00000"
+    rows = Vectors(np.array([1]), np.array([40], np.int32), np.array([[40, 65]], np.float32))
+    Pieces(folder, "another" if damage == "foreign" else "f").publish(rows)
+    (piece,) = folder.iterdir()
+    if damage == "cut short":
+        piece.write_bytes(piece.read_bytes()[:-20])
+    marker, _ = embed(tmp_path, FakeModel())
+    assert (marker.rows, marker.facts.num_windows_computed) == (7, 7)
+
+
+def test_a_shard_that_a_twin_has_finished_is_left_as_it_is(tmp_path: Path) -> None:
+    embed(tmp_path, FakeModel())
+    before = (tmp_path / "outputs" / "shard-00000.parquet").read_bytes()
+    model = FakeModel()
+    embed(tmp_path, model)
+    assert model.batches == []
+    assert (tmp_path / "outputs" / "shard-00000.parquet").read_bytes() == before
+
+
+def test_twins_that_finish_together_leave_one_output_and_its_own_marker(tmp_path: Path) -> None:
+    """The slower twin finds the faster one's output without a marker yet, and proves that very file."""
+    embed(tmp_path, FakeModel(), token_budget=64)
+    outputs = tmp_path / "outputs"
+    before = (outputs / "shard-00000.parquet").read_bytes()
+    (outputs / "shard-00000.done.json").unlink()
+    embed(tmp_path, FakeModel(), token_budget=1000)  # other batches, so another order of rows
+    assert (outputs / "shard-00000.parquet").read_bytes() == before
+    assert is_done(outputs, "shard-00000", "f")
+
+
+def test_an_output_of_an_older_plan_is_replaced(tmp_path: Path) -> None:
+    embed(tmp_path, FakeModel())
+    output = tmp_path / "outputs" / "shard-00000.parquet"
+    output.write_bytes(b"something else")
+    marker, _ = embed(tmp_path, FakeModel())
+    assert marker.num_bytes == output.stat().st_size
+    assert marker.rows == 7
