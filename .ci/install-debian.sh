@@ -2,7 +2,10 @@
 # Installs the Debian packages that the tests use, where it may: as root, on a system with apt-get.
 # Elsewhere it says so, and the tests that need them are skipped with their reason.
 set -euo pipefail
-packages=(mmseqs2-examples)
+packages=(
+  mmseqs2-examples # 20,000 real proteins
+  slurmctld slurmd slurm-client slurmdbd munge mariadb-server iproute2 # a real Slurm
+)
 
 missing=()
 for package in "${packages[@]}"; do

@@ -23,6 +23,9 @@ from hpc_embed.config import (
     OutputSettings,
     PlanSettings,
     RunSettings,
+    StageSettings,
+    StatusSettings,
+    SubmitSettings,
     TaskSettings,
     WorkSettings,
 )
@@ -65,8 +68,18 @@ COMMANDS = (
         "Embed some shards; what an array task calls.",
         (RunSettings, TaskSettings, WorkSettings, OutputSettings),
     ),
+    Command(
+        "submit",
+        "Hand a planned run to Slurm: an array of tasks, and a gather job after it.",
+        (RunSettings, SubmitSettings, WorkSettings, GatherSettings, OutputSettings),
+    ),
     Command("gather", "Check every output and write the dataset.", (RunSettings, GatherSettings, OutputSettings)),
-    Command("status", "Tell how far a run is.", (RunSettings, OutputSettings)),
+    Command("status", "Tell how far a run is.", (RunSettings, StatusSettings, OutputSettings)),
+    Command(
+        "stage-model",
+        "Download a model, pin it, and put it where nodes without internet find it.",
+        (StageSettings, OutputSettings),
+    ),
     Command("models", "List the models.", (OutputSettings,)),
     Command("doctor", "Tell what this machine can do, and what is missing.", (OutputSettings,)),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
@@ -69,6 +69,10 @@ class WorkSettings:
     """Finished vectors are published this often; a killed task loses no more."""
     max_tries: PositiveInt = 3
     """A shard that failed so often is left aside."""
+    weights_copy: str | None = None
+    """Folder on the node's own disk that the weights are copied to once, to spare the shared storage."""
+    retry_failed: bool = False
+    """Try the shards again that were left aside."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +96,28 @@ class TaskSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StageSettings:
+    """Which model, and where to"""
+
+    model: str = "esm2_t33_650M"
+    """A name from `hpc-embed models`, ORG/REPOSITORY on the hub, or a folder."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    models_dir: str = "models"
+    """Folder that the nodes share; the model gets a folder of its own in it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusSettings:
+    """How long to look"""
+
+    watch: bool = False
+    """Show it again and again until every shard is done."""
+    watch_seconds: PositiveFloat = 5.0
+    """How often."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class OutputSettings:
     """What is printed"""
 
@@ -104,6 +130,44 @@ class SubmitSettings:
     """What Slurm is asked for"""
 
     partition: str | None = None
-    """Slurm partition."""
+    """Partition of the tasks [default: the site's]."""
+    account: str | None = None
+    """Account that pays."""
+    qos: str | None = None
+    """Quality of service."""
+    constraint: str | None = None
+    """Features that nodes must have."""
+    gres: str | None = None
+    """Generic resources instead of --gpus, such as gpu:a100:1."""
+    gpus: NonNegativeInt | None = None
+    """GPUs of one task [default: 1 for a transformer, none for composition]."""
+    cpus_per_task: PositiveInt = 4
+    """Cores of one task."""
+    memory_gibibytes: PositiveInt | None = None
+    """Memory of one task [default: the site's]."""
+    time_minutes: PositiveInt = 240
+    """Time limit of one start of a task; a shard may take longer, pieces carry on."""
     array_parallelism: NonNegativeInt = 0
     """Most tasks at once, 0 for no limit."""
+    shards_per_task: PositiveInt = 1
+    """Shards that one task embeds one after the other with one model load."""
+    signal_seconds: PositiveInt = 90
+    """How long before the time limit a task publishes its pieces and is requeued."""
+    job_name: str = "hpc-embed"
+    """Name in the queue."""
+    sbatch: dict[str, str] = field(default_factory=dict)
+    """More options of sbatch, as {name: value}."""
+    setup: tuple[str, ...] = ()
+    """Shell lines to run on the node first, such as `module load cuda`."""
+    image: str | None = None
+    """Apptainer image in which each task runs."""
+    bind: tuple[str, ...] = ()
+    """More folders for the image to see."""
+    gather: bool = True
+    """Submit a gather job that waits for the tasks; --no-gather leaves it out."""
+    gather_partition: str | None = None
+    """Partition of the gather job [default: that of the tasks]."""
+    dry_run: bool = False
+    """Print the script and submit nothing."""
+    print_script: bool = False
+    """Print a plain sbatch script that needs no submitit, and submit nothing."""

@@ -58,3 +58,5 @@ class Interrupted(HpcEmbedError):
     """Somebody asked the work to stop; what was done is kept."""
 
     exit_code = 130
+    signal_number = 0
+    """The signal that asked for it."""

@@ -70,7 +70,7 @@ def test_a_bare_plan_reads_its_settings_from_the_working_folder(run: Run, fasta:
     (tmp_path / "hpc-embed.yaml").write_text("fasta: in.fasta\nrun-dir: here\nworkers: 1\nnum_shards: 1\n")
     run("plan")
     assert json.loads((tmp_path / "here" / "plan.json").read_text())["model"]["name"] == "aa_composition"
-    assert "1 waiting" in run("status").stdout
+    assert "1 missing" in run("status").stdout
     run("run-task")
     assert "2 embedded" in run("gather").stdout
 

@@ -45,6 +45,8 @@ SECONDS_TO_STOP = 60.0
 """A worker that was asked to stop finishes its batch and publishes; after this it is killed."""
 SHARDS_AHEAD = 2
 RATE_WINDOW_SECONDS = 30.0
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+"""Ctrl-C, scancel, and Slurm's warning before the time limit or a preemption."""
 
 
 class Assignment(NamedTuple):
@@ -98,7 +100,7 @@ class Crew:
     def run(self, shards: Sequence[Path], count: Counting) -> CrewResult:
         """Embed the shards.
 
-        Raises Interrupted after SIGINT or SIGTERM, once every worker has published what it finished, and
+        Raises Interrupted after a signal to stop, once every worker has published what it finished, and
         EnvironmentFault where no worker can work at all.
         """
         waiting = deque(shards)
@@ -111,10 +113,7 @@ class Crew:
                         self._listen(member, waiting, count)
                     if received:
                         self._stop()
-                        raise Interrupted(
-                            f"stopped by {signal.Signals(received[0]).name}; finished work is kept.",
-                            remedy="The same command goes on from there.",
-                        )
+                        raise _interruption(received[0])
                     time.sleep(POLL_SECONDS)
             finally:
                 self._kill()
@@ -231,6 +230,15 @@ class Crew:
             member.todo.cancel_join_thread()
 
 
+def _interruption(number: int) -> Interrupted:
+    interruption = Interrupted(
+        f"stopped by {signal.Signals(number).name}; finished work is kept.",
+        remedy="The same command goes on from there.",
+    )
+    interruption.signal_number = number
+    return interruption
+
+
 def _next_event(events: multiprocessing.Queue[Event], is_dead: bool) -> Event | None:
     try:
         return events.get(timeout=POLL_SECONDS) if is_dead else events.get_nowait()
@@ -247,19 +255,20 @@ def _exit_reason(exit_code: int | None) -> str:
 
 @contextmanager
 def _signals_noted() -> Iterator[list[int]]:
-    """Note SIGINT and SIGTERM instead of dying of them; a second one ends the program at once."""
+    """Note the signals to stop instead of dying of them; a second SIGINT ends the program at once."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
 
     def take(number: int, _frame: object) -> None:
-        if received:
+        if received and number == signal.SIGINT:
             raise Interrupted("stopped at once.", remedy="The same command goes on from the last piece.")
+        if not received:
+            note("stopping: workers publish what they have finished …")
         received.append(number)
-        note("stopping: workers publish what they have finished …")
 
-    before = {number: signal.signal(number, take) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, take) for number in STOP_SIGNALS}
     try:
         yield received
     finally:
@@ -275,7 +284,8 @@ def _work(
 ) -> None:
     """A worker process: embed shards until there are none, or until asked to stop."""
     stop = threading.Event()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    for number in (signal.SIGINT, signal.SIGUSR2):  # they reach the whole group; the parent decides
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     threading.Thread(target=_end_with_parent, args=(stop,), daemon=True).start()
     try:

@@ -11,9 +11,23 @@ from hpc_embed.errors import UsageError
 from hpc_embed.progress import counting, note
 from hpc_embed.run.files import remove_leftovers
 from hpc_embed.run.layout import RunLayout, shard_name
-from hpc_embed.run.markers import is_done
+from hpc_embed.run.markers import Failure, is_done, read_failure
 from hpc_embed.run.plan import Plan
 from hpc_embed.workers.registry import make_worker
+
+
+def quarantined_shards(plan: Plan, layout: RunLayout, settings: WorkSettings) -> dict[int, Failure]:
+    """Shards that failed too often, with what went wrong; none where they are to be tried again."""
+    if settings.retry_failed:
+        return {}
+    failures = {index: read_failure(layout.outputs, shard_name(index)) for index in missing_shards(plan, layout)}
+    return {index: failure for index, failure in failures.items() if failure and failure.tries >= settings.max_tries}
+
+
+def shards_to_do(plan: Plan, layout: RunLayout, settings: WorkSettings) -> list[int]:
+    """Shards that are neither done nor left aside."""
+    left_aside = quarantined_shards(plan, layout, settings)
+    return [index for index in missing_shards(plan, layout) if index not in left_aside]
 
 
 def missing_shards(plan: Plan, layout: RunLayout) -> list[int]:
@@ -45,16 +59,28 @@ def embed_shards(
     for folder in (layout.outputs, layout.work):
         folder.mkdir(exist_ok=True)
         remove_leftovers(folder)
-    missing = set(missing_shards(plan, layout)) & set(shards)
+    left_aside = quarantined_shards(plan, layout, settings)
+    failed = {
+        shard_name(index): f"left aside after {failure.tries} tries, --retry-failed tries again: {failure.reason}"
+        for index, failure in left_aside.items()
+        if index in set(shards)
+    }
+    missing = set(shards_to_do(plan, layout, settings)) & set(shards)
     if not missing:
-        note("nothing to do: every shard is done")
-        return CrewResult([], {})
-    if len(missing) < len(shards):
-        note(f"{len(shards) - len(missing)} of {len(shards)} shards are done already")
+        note("nothing to do: every shard is done" if not failed else "nothing to do")
+        return CrewResult([], failed)
+    num_done = len(shards) - len(missing) - len(failed)
+    if num_done:
+        note(f"{num_done} of {len(shards)} shards are done already")
     if plan.model.is_untrained:
         note(f"warning: {plan.model.name} has random weights; its vectors are for trying out, not for use.")
     assignment = Assignment(
-        worker=make_worker(plan.model, plan.embedding, threads_per_worker(devices)),
+        worker=make_worker(
+            plan.model,
+            plan.embedding,
+            num_threads=threads_per_worker(devices),
+            weights_copy=settings.weights_copy,
+        ),
         outputs=layout.outputs,
         work=layout.work,
         fingerprint=plan.fingerprint,
@@ -64,4 +90,5 @@ def embed_shards(
     todo = sorted(missing)
     residues = sum(plan.shards[index].num_residues for index in todo)
     with counting("embedding", residues, "residues") as count:
-        return Crew(assignment, devices, settings.max_tries).run([layout.shard(index) for index in todo], count)
+        result = Crew(assignment, devices, settings.max_tries).run([layout.shard(index) for index in todo], count)
+    return CrewResult(result.finished, {**failed, **result.failed})

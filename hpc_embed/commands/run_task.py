@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hpc_embed.cluster.devices import choose_devices
-from hpc_embed.cluster.task import embed_shards, parse_shards
+from hpc_embed.cluster.array_task import run_shards
+from hpc_embed.cluster.task import parse_shards
 from hpc_embed.commands.printing import print_json
 from hpc_embed.config import OutputSettings, RunSettings, TaskSettings, WorkSettings
 from hpc_embed.errors import Incomplete
-from hpc_embed.registry import find_model
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.plan import read_plan
 
@@ -19,8 +18,7 @@ def run(where: RunSettings, task: TaskSettings, work: WorkSettings, output: Outp
     layout = RunLayout(Path(where.run_dir))
     plan = read_plan(layout.plan)
     shards = parse_shards(task.shards, len(plan.shards))
-    devices = choose_devices(work, find_model(plan.model.registry_name))
-    result = embed_shards(plan, layout, shards, work, devices)
+    code, result = run_shards(plan, layout, shards, work)
     if output.json:
         print_json({"finished": sorted(result.finished), "failed": result.failed})
     else:
@@ -28,4 +26,4 @@ def run(where: RunSettings, task: TaskSettings, work: WorkSettings, output: Outp
     if result.failed:
         names = ", ".join(f"{name} ({reason})" for name, reason in sorted(result.failed.items()))
         raise Incomplete(f"{len(result.failed)} shards failed: {names}.", remedy="Run them again.")
-    return 0
+    return code

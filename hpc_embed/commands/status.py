@@ -2,36 +2,57 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
+from hpc_embed.cluster.status import RunStatus, ShardStatus, last_lines, run_status
 from hpc_embed.commands.printing import print_json, print_table
-from hpc_embed.config import OutputSettings, RunSettings
-from hpc_embed.results.status import RunStatus, run_status
+from hpc_embed.config import OutputSettings, RunSettings, StatusSettings
+from hpc_embed.progress import format_seconds
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.plan import read_plan
 
-STATES = ("done", "begun", "waiting", "failed")
+STATES = ("done", "running", "queued", "begun", "missing", "failed")
 MOST_ROWS = 40
+MOST_LOGS = 3
 
 
-def run(where: RunSettings, output: OutputSettings) -> int:
-    """Print the state of every shard."""
+def run(where: RunSettings, settings: StatusSettings, output: OutputSettings) -> int:
+    """Print the state of every shard, once or again and again until all are done."""
     layout = RunLayout(Path(where.run_dir))
-    status = run_status(read_plan(layout.plan), layout)
-    if output.json:
-        print_json({**status._asdict(), "shards": [shard._asdict() for shard in status.shards]})
-    else:
-        _print(status)
-    return 0
+    plan = read_plan(layout.plan)
+    while True:
+        status = run_status(plan, layout)
+        if output.json:
+            print_json({**status._asdict(), "shards": [shard._asdict() for shard in status.shards]})
+        else:
+            if settings.watch:
+                print("\033[H\033[2J", end="")
+            _print(status)
+        if not settings.watch or status.count("done") == len(status.shards):
+            return 0
+        time.sleep(settings.watch_seconds)
 
 
 def _print(status: RunStatus) -> None:
     counts = ", ".join(f"{status.count(state)} {state}" for state in STATES if status.count(state))
     print(f"{status.run_dir}: {status.model}, {len(status.shards)} shards: {counts}")
     print("dataset: gathered" if status.is_gathered else "dataset: not gathered yet")
+    if status.slurm:
+        print(f"Slurm was not asked: {status.slurm}")
+    order = {"failed": 0, "running": 1, "begun": 2, "queued": 3, "missing": 4, "done": 5}
     notable = [shard for shard in status.shards if shard.state != "done" or shard.reason]
-    rows = [(s.shard, s.state, f"{s.num_windows_done:,} of {s.num_windows:,}", s.reason) for s in notable[:MOST_ROWS]]
-    if rows:
-        print_table(("shard", "state", "windows", "reason"), rows)
+    notable.sort(key=lambda shard: (order[shard.state], shard.shard))
+    if notable:
+        print_table(("shard", "state", "windows", "left", "task", "reason"), map(_row, notable[:MOST_ROWS]))
     if len(notable) > MOST_ROWS:
         print(f"… and {len(notable) - MOST_ROWS} more; --json has all")
+    for shard in [shard for shard in notable if shard.state == "failed" and shard.log][:MOST_LOGS]:
+        print(f"\n{shard.log}:")
+        print("\n".join(f"  {line}" for line in last_lines(shard.log)))
+
+
+def _row(shard: ShardStatus) -> tuple[str, ...]:
+    left = format_seconds(shard.seconds_left) if shard.seconds_left is not None else ""
+    done = f"{shard.num_windows_done:,} of {shard.num_windows:,}"
+    return shard.shard, shard.state, done, left, shard.task, shard.reason

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpc_embed.errors import EnvironmentFault, UsageError
 from hpc_embed.registry import COMPOSITION, Kind, Model, composition_model, find_model, models
-from hpc_embed.run.files import sha256_of_file
+from hpc_embed.run.files import sha256_of_file, whole_folder
 
 UNTRAINED = "untrained"
 UNTRAINED_SEED = 0
 WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
 FALLBACK_WEIGHT_PATTERNS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
+STAGED = "staged.json"
+"""What `stage-model` writes beside the weights."""
 SMALL_FILES = ("config.json", "tokenizer.json", "vocab.txt")
 
 
@@ -51,13 +54,23 @@ def pin_model(name: str, revision: str | None, kind: Kind | None) -> tuple[Model
     if name.endswith(f":{UNTRAINED}"):
         return _untrained(name)
     if Path(name).is_dir():
-        return _checkpoint(Path(name), name=Path(name).resolve().name, source=str(Path(name).resolve()))
+        source, staged_revision = _staged_from(Path(name))
+        return _checkpoint(Path(name), name=Path(name).resolve().name, source=source, revision=staged_revision)
     if name.count("/") == 1 and not name.startswith((".", "/")):
         return _from_hub(name, name, revision)
     model = find_model(name)
     if model.hub is None:
         return _built_in(model)
     return _from_hub(name, model.hub, revision)
+
+
+def _staged_from(folder: Path) -> tuple[str, str]:
+    """Source and revision that `stage-model` wrote down, else the folder itself."""
+    try:
+        staged = json.loads((folder / STAGED).read_text(encoding="utf-8"))
+        return str(staged["source"]), str(staged["revision"])
+    except (OSError, ValueError, KeyError):
+        return str(folder.resolve()), ""
 
 
 def _built_in(model: Model) -> tuple[Model, ModelIdentity]:
@@ -117,8 +130,8 @@ def _hub_folder(name: str, repository: str, revision: str | None) -> Path:
     missing = EnvironmentFault(
         f"--model {name}: the weights of {wanted} are not in the hub cache {constants.HF_HUB_CACHE}, "
         "and the hub cannot be reached from here.",
-        remedy="Download them where there is internet and set HF_HOME to that cache, "
-        f"give a local folder, or try {_untrained_hint(name)} to see it run.",
+        remedy="Run `hpc-embed stage-model` where there is internet and give the folder that it names, "
+        f"or try {_untrained_hint(name)} to see it run.",
     )
     if constants.HF_HUB_OFFLINE:
         raise missing
@@ -141,6 +154,16 @@ def download(repository: str, revision: str | None) -> Path:
     has_safetensors = any(name.endswith(".safetensors") for name in names)
     weights = WEIGHT_PATTERNS if has_safetensors else FALLBACK_WEIGHT_PATTERNS
     return Path(snapshot_download(repository, revision=info.sha, allow_patterns=[*weights, *SMALL_FILES]))
+
+
+def copy_checkpoint(source: Path, target: Path) -> Path:
+    """Copy a checkpoint's files to `target`, whole or not at all; nothing where that is there already."""
+    if not target.is_dir():
+        with whole_folder(target) as folder:
+            for path in [*weight_files(source), *(source / name for name in SMALL_FILES)]:
+                if path.is_file():
+                    shutil.copyfile(path, folder / path.name)
+    return target
 
 
 def weight_files(folder: Path) -> list[Path]:

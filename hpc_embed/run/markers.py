@@ -10,7 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from hpc_embed.run.files import publish_first, sha256_of_file, write_json
-from hpc_embed.run.layout import failure_path, marker_path, output_path
+from hpc_embed.run.layout import RunLayout, failure_path, marker_path, output_path, shard_name
+from hpc_embed.run.pieces import num_windows_in_pieces
+from hpc_embed.run.plan import Plan
 from hpc_embed.run.vectors import VectorFile
 
 
@@ -120,6 +122,13 @@ def withdraw(outputs: Path, shard: str) -> None:
     """Take back an output that proved false, so that its shard is done again; the marker goes first."""
     marker_path(outputs, shard).unlink(missing_ok=True)
     output_path(outputs, shard).unlink(missing_ok=True)
+
+
+def num_finished(layout: RunLayout, index: int, plan: Plan) -> int:
+    """Windows of a shard that need not be done again, in its output or in pieces."""
+    if is_done(layout.outputs, shard_name(index), plan.fingerprint):
+        return plan.shards[index].num_windows
+    return num_windows_in_pieces(layout.pieces(index))
 
 
 def read_failure(outputs: Path, shard: str) -> Failure | None:

@@ -87,3 +87,12 @@ def num_windows_in_pieces(folder: Path) -> int:
         with suppress(OSError, pa.ArrowException):
             total += pq.read_metadata(path).num_rows
     return total
+
+
+def seconds_of_pieces(folder: Path) -> float:
+    """Seconds from the oldest to the newest piece; 0 for fewer than two."""
+    times = []
+    for path in folder.glob(PATTERN):
+        with suppress(OSError):
+            times.append(path.stat().st_mtime)
+    return max(times) - min(times) if times else 0.0

@@ -77,11 +77,20 @@ class BaseEmbeddingWorker(ABC):
     is touched first inside `process_files_worker`.
     """
 
-    def __init__(self, identity: ModelIdentity, embedding: Embedding, *, num_threads: int | None = None) -> None:
+    def __init__(
+        self,
+        identity: ModelIdentity,
+        embedding: Embedding,
+        *,
+        num_threads: int | None = None,
+        weights_copy: str | None = None,
+    ) -> None:
         self.identity = identity
         self.embedding = embedding
         self.num_threads = num_threads
         """Threads of the CPU back end, None for the library's own choice."""
+        self.weights_copy = weights_copy
+        """Folder on the node's own disk for a copy of the weights, None to read them where they are."""
 
     @abstractmethod
     def load(self, device_id: int | str) -> LoadedModel:

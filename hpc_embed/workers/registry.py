@@ -10,10 +10,16 @@ from hpc_embed.run.plan import Embedding
 from hpc_embed.workers.base import BaseEmbeddingWorker
 
 
-def make_worker(identity: ModelIdentity, embedding: Embedding, num_threads: int | None = None) -> BaseEmbeddingWorker:
+def make_worker(
+    identity: ModelIdentity,
+    embedding: Embedding,
+    *,
+    num_threads: int | None = None,
+    weights_copy: str | None = None,
+) -> BaseEmbeddingWorker:
     """The worker of a model; importing it does not import torch."""
     module, name = find_model(identity.registry_name).worker.split(":")
     worker_class = getattr(import_module(module), name)
-    worker = worker_class(identity, embedding, num_threads=num_threads)
+    worker = worker_class(identity, embedding, num_threads=num_threads, weights_copy=weights_copy)
     assert isinstance(worker, BaseEmbeddingWorker)
     return worker

@@ -12,7 +12,7 @@ import numpy as np
 
 from hpc_embed import __version__
 from hpc_embed.errors import EnvironmentFault
-from hpc_embed.run.identity import digest_of_checkpoint, weight_files
+from hpc_embed.run.identity import copy_checkpoint, digest_of_checkpoint, weight_files
 from hpc_embed.workers.base import BaseEmbeddingWorker, EmbeddedBatch, LoadedModel, Tokens
 
 if TYPE_CHECKING:  # torch is imported inside a worker's process only
@@ -51,8 +51,11 @@ class TransformerWorker(BaseEmbeddingWorker):
         return _LoadedTransformer(self, encoder, self.make_tokeniser(), hidden, device, precision)
 
     def folder(self) -> Path:
-        """Where the checkpoint lies."""
-        return Path(self.identity.folder)
+        """Where the checkpoint is read from: where it was planned, or the node's own copy of it."""
+        planned = Path(self.identity.folder)
+        if self.weights_copy is None:
+            return planned
+        return copy_checkpoint(planned, Path(self.weights_copy) / f"hpc-embed-{self.identity.digest[:16]}")
 
     def read_tensors(self) -> dict[str, Tensor]:
         """The checkpoint's tensors."""
@@ -61,9 +64,9 @@ class TransformerWorker(BaseEmbeddingWorker):
         return read_weights(weight_files(self.folder()))
 
     def _check_weights(self) -> None:
-        if not self.folder().is_dir():
+        if not weight_files(Path(self.identity.folder)):
             raise EnvironmentFault(
-                f"{self.folder()}: the weights of {self.identity.name} are not there.",
+                f"{self.identity.folder}: the weights of {self.identity.name} are not there.",
                 remedy="Put them where this node sees them, and plan again.",
             )
         if digest_of_checkpoint(self.folder()) != self.identity.digest:

@@ -1,0 +1,361 @@
+"""Runs on a real Slurm, and everything that a cluster does to a job."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+
+from hpc_embed.cluster.task import missing_shards
+from hpc_embed.engine import esm2
+from hpc_embed.run.layout import RunLayout, shard_name
+from hpc_embed.run.markers import read_marker
+from hpc_embed.run.plan import read_plan
+from tests.conftest import REPOSITORY, Run
+from tests.slurm.conftest import Cluster, wait_for
+
+pytestmark = pytest.mark.slurm
+
+DATABASE = Path("/usr/share/doc/mmseqs2/example-data/DB.fasta.gz")
+ESM2 = ("--model", "esm2_t6_8M:untrained")
+ON_CPU = ("--partition", "gpu", "--devices", "cpu", "--workers", 1)
+OFTEN = ("--piece-seconds", "0.5", "--token-budget", 512)
+
+
+@pytest.fixture(autouse=True)
+def environment(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**cluster.env, "PYTHONPATH": str(REPOSITORY)}.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def proteins(tmp_path: Path) -> Path:
+    """120 real proteins: enough work for a core that something can happen to it."""
+    with gzip.open(DATABASE, "rt") as text:
+        records = text.read().split("\n>")[:120]
+    path = tmp_path / "proteins.fasta"
+    path.write_text("\n>".join(records) + "\n")
+    return path
+
+
+def vectors(run_dir: Path) -> NDArray[np.float32]:
+    table = pq.read_table(run_dir / "dataset")
+    return np.stack(table["embedding"].to_numpy(zero_copy_only=False))
+
+
+def pieces(run_dir: Path) -> list[Path]:
+    return sorted(run_dir.glob("work/*/piece-*.parquet"))
+
+
+def rows(paths: list[Path]) -> int:
+    return sum(pq.read_metadata(path).num_rows for path in paths if path.exists())
+
+
+def logs(run_dir: Path) -> str:
+    return "\n".join(path.read_text() for path in sorted(run_dir.glob("logs/*/*.err")))
+
+
+def wait_for_dataset(cluster: Cluster, run_dir: Path, seconds: float = 180) -> None:
+    wait_for(lambda: (run_dir / "dataset.json").exists() or not cluster.queue(), seconds)
+    assert (run_dir / "dataset.json").exists(), logs(run_dir)
+
+
+def check_whole(run: Run, tmp_path: Path, proteins: Path, run_dir: Path) -> None:
+    """Every record once, in order, the vectors bit for bit those of `local`."""
+    run("local", proteins, *ESM2, "--run-dir", "reference", "--workers", 2)
+    ids = [line[1:].split()[0] for line in proteins.read_text().splitlines() if line.startswith(">")]
+    table = pq.read_table(run_dir / "dataset")
+    assert table["id"].to_pylist() == ids
+    assert vectors(run_dir).tobytes() == vectors(tmp_path / "reference").tobytes()
+
+
+def tell_share_done_twice(run_dir: Path, before: int, unfinished: list[int], what: str) -> None:
+    """`before`: windows that had been published when it happened, in the shards then unfinished."""
+    layout = RunLayout(run_dir)
+    plan = read_plan(layout.plan)
+    markers = [read_marker(layout.outputs, shard_name(index)) for index in unfinished]
+    after = sum(marker.facts.num_windows_computed for marker in markers if marker)
+    total = plan.totals.num_unique_windows
+    again = before + after - sum(plan.shards[index].num_windows for index in unfinished)
+    print(f"{what}: {again} of {total} published windows done twice ({again / total:.1%})")
+    assert again <= 0.25 * total
+
+
+def begin(run: Run, proteins: Path, tmp_path: Path, *options: object, shards: int = 2) -> Path:
+    """Plan, submit, and wait until there is something to lose."""
+    run_dir = tmp_path / "run"
+    run("plan", proteins, *ESM2, "--run-dir", run_dir, "--num-shards", shards)
+    run("submit", "--run-dir", run_dir, *ON_CPU, *OFTEN, *options)
+    wait_for(lambda: len(pieces(run_dir)) >= 2, 60)
+    return run_dir
+
+
+def state(run_dir: Path) -> tuple[int, list[int]]:
+    """Windows in pieces, and unfinished shards."""
+    layout = RunLayout(run_dir)
+    return rows(pieces(run_dir)), missing_shards(read_plan(layout.plan), layout)
+
+
+def test_the_two_used_by_lines_as_they_stand(
+    run: Run, cluster: Cluster, globins: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    settings = f"fasta: [{globins}]\nmodel: esm2_t6_8M:untrained\nnum_shards: 6\ndevices: cpu\nworkers: 1\n"
+    (tmp_path / "hpc-embed.yaml").write_text(settings)
+    program = tmp_path / "bin" / "hpc-embed"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m hpc_embed "$@"\n')
+    program.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}"}
+    line = "hpc-embed plan && hpc-embed submit --partition gpu"
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "6 shards submitted" in done.stdout
+
+    most = 0
+
+    def gathered() -> bool:
+        nonlocal most
+        most = max(most, len(cluster.running()))
+        return (tmp_path / "embed-run/dataset.json").exists()
+
+    wait_for(gathered, 120)
+    assert most == 6, "six tasks ran at once on three nodes"
+    seen = r"^(node\d):\d+: task \d+_\d+, start 1, CUDA_VISIBLE_DEVICES=(\S*), 1 shards"
+    devices = re.findall(seen, logs(tmp_path / "embed-run"), flags=re.M)
+    assert sorted(devices) == [(f"node{node}", device) for node in (1, 2, 3) for device in "01"]
+
+    run("local", globins, *ESM2, "--run-dir", "reference", "--workers", 2)
+    assert vectors(tmp_path / "embed-run").tobytes() == vectors(tmp_path / "reference").tobytes()
+    status = run("status").stdout
+    assert "6 shards: 6 done" in status
+    assert "dataset: gathered" in status
+    assert "every shard is done" in run("submit", "--partition", "gpu").stdout
+
+
+def test_a_second_submit_submits_nothing_and_says_so(run: Run, cluster: Cluster, globins: Path, tmp_path: Path) -> None:
+    run("plan", globins, "--run-dir", "run", "--num-shards", 4)
+    first = run("submit", "--run-dir", "run", "--partition", "gpu", "--sbatch", '{"begin": "now+1hour"}').stdout
+    before = cluster.queue()
+    second = run("submit", "--run-dir", "run", "--partition", "gpu").stdout
+    assert "4 shards submitted" in first
+    assert "0 shards submitted; 4 queued or running already" in second
+    assert cluster.queue() == before
+    assert "4 queued" in run("status", "--run-dir", "run").stdout
+
+
+def test_preempted_by_a_higher_partition(run: Run, cluster: Cluster, proteins: Path, tmp_path: Path) -> None:
+    run_dir = begin(run, proteins, tmp_path)
+    before, unfinished = state(run_dir)
+    for _ in range(3):
+        cluster.ask("sbatch", "--partition=high", "--exclusive", "--nodes=1", "--output=/dev/null", "--wrap=sleep 3")
+    wait_for(lambda: "stopping: workers publish" in logs(run_dir), 60)
+    wait_for_dataset(cluster, run_dir)
+    assert re.search(r"start [2-9]", logs(run_dir)), "it was requeued"
+    check_whole(run, tmp_path, proteins, run_dir)
+    tell_share_done_twice(run_dir, before, unfinished, "preemption")
+
+
+def test_a_time_limit_shorter_than_the_shard(run: Run, cluster: Cluster, proteins: Path, tmp_path: Path) -> None:
+    # Slurm looks at limits about every 30 s, so the signal of a one-minute limit comes somewhere in the first minute
+    with gzip.open(DATABASE, "rt") as text:
+        proteins.write_text("\n>".join(text.read().split("\n>")[:400]) + "\n")
+    options = ("--time-minutes", 1, "--signal-seconds", 50, "--cpus-per-task", 8)
+    run_dir = begin(run, proteins, tmp_path, *options, shards=1)
+    wait_for_dataset(cluster, run_dir, 300)
+    assert "stopped by SIGUSR2" in logs(run_dir)
+    assert re.search(r"start [2-9]", logs(run_dir)), "it was requeued"
+    check_whole(run, tmp_path, proteins, run_dir)
+    tell_share_done_twice(run_dir, 0, [], "time limit")
+
+
+def test_a_node_loses_its_power(run: Run, cluster: Cluster, proteins: Path, tmp_path: Path) -> None:
+    run_dir = begin(run, proteins, tmp_path)
+    node = cluster.running()[0][-1]
+    before, unfinished = state(run_dir)
+    cluster.do("poweroff", node)
+    wait_for_dataset(cluster, run_dir)
+    check_whole(run, tmp_path, proteins, run_dir)
+    tell_share_done_twice(run_dir, before, unfinished, "power failure")
+
+
+def test_a_cut_and_healed_link_makes_twins_that_do_no_harm(
+    run: Run, cluster: Cluster, proteins: Path, tmp_path: Path
+) -> None:
+    run_dir = begin(run, proteins, tmp_path)
+    node = cluster.running()[0][-1]
+    before, unfinished = state(run_dir)
+    cluster.do("cut", node)
+    wait_for(lambda: re.search(r"start 2", logs(run_dir)), 90)
+    cluster.do("heal", node)
+    wait_for_dataset(cluster, run_dir)
+    check_whole(run, tmp_path, proteins, run_dir)
+    print(f"cut link: {before} windows were published when it was cut, {len(unfinished)} shards unfinished")
+
+
+def test_cancelled_then_submitted_again(run: Run, cluster: Cluster, proteins: Path, tmp_path: Path) -> None:
+    run_dir = begin(run, proteins, tmp_path)
+    cluster.ask("scancel", "--user=root")
+    wait_for(lambda: not cluster.queue(), 60)
+    assert not (run_dir / "dataset.json").exists()
+    before, unfinished = state(run_dir)
+    assert "was cancelled" in run("status", "--run-dir", run_dir).stdout
+    run("submit", "--run-dir", run_dir, *ON_CPU, *OFTEN)
+    wait_for_dataset(cluster, run_dir)
+    check_whole(run, tmp_path, proteins, run_dir)
+    tell_share_done_twice(run_dir, before, unfinished, "scancel")
+
+
+def test_the_controller_dies_and_comes_back(run: Run, cluster: Cluster, proteins: Path, tmp_path: Path) -> None:
+    run_dir = begin(run, proteins, tmp_path)
+    cluster.do("restart")
+    wait_for_dataset(cluster, run_dir)
+    check_whole(run, tmp_path, proteins, run_dir)
+
+
+def test_1200_shards_are_two_arrays_where_the_largest_is_1001(run: Run, cluster: Cluster, tmp_path: Path) -> None:
+    amino = "ACDEFGHIKLMNPQRSTVWY"
+    words = [a + b + c for a in amino for b in amino for c in amino][:1200]
+    (tmp_path / "in.fa").write_text("".join(f">{word}\n{word}\n" for word in words))
+    run("plan", "in.fa", "--num-shards", 1200)
+    out = run("submit", "--partition", "gpu", "--sbatch", '{"begin": "now+1hour"}').stdout
+    assert "1200 shards submitted" in out
+    arrays = re.findall(r"arrays (\d+), (\d+), gather job", out)[0]
+    counts = [
+        sum(line.startswith(f"{job}_") for line in cluster.ask("squeue", "-hr", "-o", "%i").split()) for job in arrays
+    ]
+    assert counts == [1001, 199]
+    assert "0 shards submitted; 1200 queued" in run("submit", "--partition", "gpu").stdout
+
+
+def test_10000_shards_bundled_into_six_tasks(run: Run, cluster: Cluster, tmp_path: Path) -> None:
+    amino = "ACDEFGHIKLMNPQRSTVWY"
+    words = [a + b + c + d for a in amino for b in amino for c in amino for d in amino][:10_000]
+    (tmp_path / "in.fa").write_text("".join(f">{word}\n{word}\n" for word in words))
+    run("plan", "in.fa", "--num-shards", 10_000)
+    out = run("submit", *ON_CPU, "--shards-per-task", 1667).stdout
+    assert "10000 shards submitted" in out
+    assert len([line for line in cluster.queue() if "gather" not in line]) == 6
+    wait_for_dataset(cluster, tmp_path / "embed-run", 400)
+    assert pq.read_table(tmp_path / "embed-run/dataset")["id"].to_pylist() == words
+
+
+def test_a_shard_that_always_fails_stops_nobody_else(run: Run, cluster: Cluster, globins: Path, tmp_path: Path) -> None:
+    run("plan", globins, "--num-shards", 3)
+    (tmp_path / "embed-run/shards/shard-00001.parquet").write_bytes(b"not Parquet")
+    for tries in (1, 2, 3):
+        run("submit", *ON_CPU)
+        wait_for(lambda: not cluster.queue(), 60)
+        assert f'"tries": {tries}' in (tmp_path / "embed-run/outputs/shard-00001.failed.json").read_text()
+    assert len(list((tmp_path / "embed-run/outputs").glob("*.done.json"))) == 2
+    status = run("status").stdout
+    assert "1 failed" in status
+    assert "3 tries: " in status
+    assert "damaged" in status
+    assert "shard-00001 (failed 3 times" in run("gather", code=6).stderr
+    assert "1 left aside after failing" in run("submit", *ON_CPU).stdout
+    gather_log = "".join(path.read_text() for path in (tmp_path / "embed-run/logs").glob("*/*_0_log.err"))
+    assert "shards are missing: shard-00001" in gather_log, "the gather job ran, and said what is missing"
+
+
+def stage(run: Run, tmp_path: Path) -> Path:
+    """A checkpoint of ESM-2 8M's true names in a hub cache, staged for the nodes."""
+    commit = "c731040fcd8d73dceaa04b0a8e6329b345b0f5df"
+    repository = tmp_path / "hub/hub/models--facebook--esm2_t6_8M_UR50D"
+    folder = repository / "snapshots" / commit
+    folder.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text(commit)
+    shape = esm2.Esm2Shape(num_layers=6, hidden=320, num_heads=20, intermediate=1280)
+    save_file(esm2.random_weights(shape, 1), folder / "model.safetensors")
+    config = {
+        "model_type": "esm",
+        "num_hidden_layers": 6,
+        "hidden_size": 320,
+        "num_attention_heads": 20,
+        "intermediate_size": 1280,
+        "vocab_size": 33,
+        "max_position_embeddings": 1026,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    staging = ("stage-model", "--model", "esm2_t6_8M", "--models-dir", "models", "--json")
+    facts = json.loads(run(*staging, env={"HF_HOME": str(tmp_path / "hub")}).stdout)
+    assert (facts["revision"], facts["licence"], facts["source"]) == (commit, "MIT", "facebook/esm2_t6_8M_UR50D")
+    assert facts["bytes"] > 29_000_000
+    return Path(facts["folder"])
+
+
+def test_a_staged_model_loads_on_nodes_without_network(
+    run: Run, cluster: Cluster, globins: Path, tmp_path: Path
+) -> None:
+    folder = stage(run, tmp_path)
+    run("plan", globins, "--model", folder, "--num-shards", 2)
+    plan = json.loads((tmp_path / "embed-run/plan.json").read_text())
+    assert plan["model"]["revision"] == "c731040fcd8d73dceaa04b0a8e6329b345b0f5df"
+    run("submit", *ON_CPU, "--weights-copy", tmp_path / "node-disk")  # a node has no route to anywhere but the others
+    wait_for_dataset(cluster, tmp_path / "embed-run")
+    assert vectors(tmp_path / "embed-run").shape == (45, 320)
+    assert len(list((tmp_path / "node-disk").iterdir())) == 1
+
+
+def test_a_missing_model_is_refused_at_submit_in_one_line(
+    run: Run, cluster: Cluster, globins: Path, tmp_path: Path
+) -> None:
+    folder = stage(run, tmp_path)
+    run("plan", globins, "--model", folder)
+    (folder / "model.safetensors").unlink()
+    error = run("submit", *ON_CPU, code=5).stderr
+    assert error.count("\n") == 1
+    assert "the weights of esm2_t6_8M are not there, so no node could load them" in error
+    assert cluster.queue() == []
+
+
+@pytest.mark.parametrize("option", ["--dry-run", "--print-script"])
+def test_printed_scripts_pass_sbatch_test_only(
+    option: str, run: Run, cluster: Cluster, globins: Path, tmp_path: Path
+) -> None:
+    run("plan", globins, *ESM2, "--run-dir", "it's a run", "--num-shards", 4)
+    options = ("--partition", "gpu", "--memory-gibibytes", 2, "--array-parallelism", 2, "--setup", '["echo ready"]')
+    script = run("submit", "--run-dir", "it's a run", *options, option).stdout
+    (tmp_path / "job.sh").write_text(script)
+    cluster.ask("sbatch", "--test-only", str(tmp_path / "job.sh"))
+    assert cluster.queue() == []
+    for line in ("--array=0-3%2", "--partition=gpu", "--gres=gpu:1", "--requeue", "echo ready"):
+        assert line in script
+
+
+def test_the_printed_script_does_the_work(run: Run, cluster: Cluster, globins: Path, tmp_path: Path) -> None:
+    run("plan", globins, "--run-dir", "it's a run", "--num-shards", 3)
+    script = run("submit", "--run-dir", "it's a run", "--partition", "gpu", "--print-script").stdout
+    (tmp_path / "job.sh").write_text(script)
+    cluster.ask("sbatch", str(tmp_path / "job.sh"))
+    wait_for(lambda: not cluster.queue(), 60)
+    assert "45 embedded" in run("gather", "--run-dir", "it's a run").stdout
+
+
+def test_a_partition_that_is_not_there_is_one_line(run: Run, cluster: Cluster, globins: Path) -> None:
+    run("plan", globins)
+    error = run("submit", "--partition", "nowhere", code=5).stderr
+    ours = error.splitlines()[-1]  # sbatch's own words come before
+    assert ours.startswith("hpc-embed: sbatch refused the array: ")
+    assert "Invalid partition name specified" in ours
+
+
+def test_status_is_right_without_slurm(run: Run, cluster: Cluster, globins: Path, tmp_path: Path) -> None:
+    run("plan", globins)
+    run("submit", *ON_CPU)
+    wait_for_dataset(cluster, tmp_path / "embed-run")
+    out = run("status", env={"SLURM_CONF": "/nowhere"}).stdout
+    assert "1 done" in out
+    assert "Slurm was not asked" in out
