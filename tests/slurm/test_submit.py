@@ -86,7 +86,7 @@ def tell_share_done_twice(run_dir: Path, before: int, unfinished: list[int], wha
     markers = [read_marker(layout.outputs, shard_name(index)) for index in unfinished]
     after = sum(marker.facts.num_windows_computed for marker in markers if marker)
     total = plan.totals.num_unique_windows
-    again = before + after - sum(plan.shards[index].num_windows for index in unfinished)
+    again = max(0, before + after - sum(plan.shards[index].num_windows for index in unfinished))
     print(f"{what}: {again} of {total} published windows done twice ({again / total:.1%})")
     assert again <= 0.25 * total
 
@@ -96,7 +96,7 @@ def begin(run: Run, proteins: Path, tmp_path: Path, *options: object, shards: in
     run_dir = tmp_path / "run"
     run("plan", proteins, *ESM2, "--run-dir", run_dir, "--num-shards", shards)
     run("submit", "--run-dir", run_dir, *ON_CPU, *OFTEN, *options)
-    wait_for(lambda: len(pieces(run_dir)) >= 2, 60)
+    wait_for(lambda: len(pieces(run_dir)) >= 6, 60)
     return run_dir
 
 
@@ -210,7 +210,8 @@ def test_cancelled_then_submitted_again(run: Run, cluster: Cluster, proteins: Pa
     wait_for(lambda: not cluster.queue(), 60)
     assert not (run_dir / "dataset.json").exists()
     before, unfinished = state(run_dir)
-    assert "was cancelled" in run("status", "--run-dir", run_dir).stdout
+    # the accounting lags behind the queue by a second or two
+    wait_for(lambda: "was cancelled" in run("status", "--run-dir", run_dir).stdout, 30)
     run("submit", "--run-dir", run_dir, *ON_CPU, *OFTEN)
     wait_for_dataset(cluster, run_dir)
     check_whole(run, tmp_path, proteins, run_dir)
