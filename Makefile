@@ -5,13 +5,20 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
 
-.PHONY: demo test setup setup-test lint docs bench clean
+.PHONY: demo test slurm cluster setup setup-test lint docs clean
 
 demo: setup  ## Embed examples/ offline: composition, untrained ESM-2 8M, untrained DNABERT-S
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
 
 test: setup-test lint  ## Everything; what a machine lacks is skipped with the reason
 	$(PYTEST)
+
+slurm: setup-test  ## The tests on a real Slurm alone
+	$(PYTEST) tests/slurm --durations=0
+
+cluster: setup-test  ## A Slurm of three nodes to play with, in ./cluster; take it down with tests/slurm/cluster.sh
+	tests/slurm/cluster.sh up cluster
+	@echo "down again: tests/slurm/cluster.sh down cluster"
 
 setup: $(VENV)/.installed
 setup-test: $(VENV)/.installed-test

@@ -24,6 +24,7 @@ folder: the settings of all commands in one flat list, each command taking its o
 | 4 | conflict with what the run folder holds |
 | 5 | the machine lacks something: a GPU, weights, Slurm |
 | 6 | finished, with failed shards or records |
+| 85 | `run-task` stopped by SIGUSR2, before a time limit: requeue it |
 | 130 | interrupted; what was finished is kept |
 
 `HPC_EMBED_TRACEBACK=1` in the environment shows the traceback of an error.

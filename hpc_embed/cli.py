@@ -29,7 +29,7 @@ from hpc_embed.config import (
     TaskSettings,
     WorkSettings,
 )
-from hpc_embed.errors import HpcEmbedError, Interrupted, UsageError
+from hpc_embed.errors import FULL_DISK_REMEDY, EnvironmentFault, HpcEmbedError, Interrupted, UsageError, is_full_disk
 
 SETTINGS_FILE = Path("hpc-embed.yaml")
 TRACEBACK_VARIABLE = "HPC_EMBED_TRACEBACK"
@@ -116,6 +116,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except Exception as error:
         _show_traceback()
+        if is_full_disk(error):
+            place = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+            print(f"hpc-embed: {place}no space left. {FULL_DISK_REMEDY}", file=sys.stderr)
+            return EnvironmentFault.exit_code
         print(
             f"hpc-embed: a bug: {type(error).__name__}: {error}. "
             f"Set {TRACEBACK_VARIABLE}=1 for a traceback, and report it.",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class HpcEmbedError(Exception):
     """A fault with a place, a problem and a remedy; printed as one line, without a traceback."""
@@ -46,6 +48,14 @@ class EnvironmentFault(HpcEmbedError):
     """This machine lacks something: a GPU, weights, a package, space."""
 
     exit_code = 5
+
+
+FULL_DISK_REMEDY = "Make room; the same command goes on from the last piece."
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """True where there is no space, or no quota, left."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 class Incomplete(HpcEmbedError):

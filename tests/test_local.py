@@ -205,3 +205,23 @@ def test_dnabert_checkpoint_loads_from_the_hub_cache_without_network_or_remote_c
     plan = json.loads((tmp_path / "embed-run/plan.json").read_text())
     assert (plan["model"]["revision"], plan["model"]["source"]) == (commit, "zhihan1996/DNABERT-S")
     assert vectors(tmp_path / "embed-run").shape == (1, 48)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small disk")
+def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(
+    run: Run, globins: Path, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(disk)], check=True)
+    try:
+        records = [f">{letter}{i}\n{letter * i}\n" for i in range(1, 60) for letter in "ACDE"]
+        (tmp_path / "in.fa").write_text("".join(records))
+        options = ("in.fa", "--run-dir", disk / "run", "--workers", 1, "--num-shards", 2, "--force-kind")
+        error = run("local", *options, "--model", "aa_composition", code=5).stderr
+        assert error.count("no space left.") == 1
+        assert "Traceback" not in error
+        subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
+        assert "236 embedded" in run("local", *options, "--model", "aa_composition").stdout
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

@@ -23,7 +23,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import NamedTuple
 
-from hpc_embed.errors import EnvironmentFault, HpcEmbedError, Interrupted
+from hpc_embed.errors import FULL_DISK_REMEDY, EnvironmentFault, HpcEmbedError, Interrupted, is_full_disk
 from hpc_embed.progress import (
     BatchDone,
     BudgetHalved,
@@ -305,6 +305,9 @@ def _work(
     except HpcEmbedError as error:
         _end(events, WorkerFailed(str(error), "", error.exit_code))
     except BaseException as error:
+        if is_full_disk(error):
+            fault = EnvironmentFault(f"{assignment.outputs.parent}: no space left.", remedy=FULL_DISK_REMEDY)
+            _end(events, WorkerFailed(str(fault), "", fault.exit_code))
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         _end(events, WorkerFailed(reason, traceback.format_exc(), 1))
 

@@ -64,7 +64,7 @@ def ended_elements(jobs: Sequence[str]) -> list[ArrayElement]:
         return []
     try:
         text = _ask(
-            *("sacct", "--noheader", "--parsable2", "--allocations", "--array"),
+            *("sacct", "--noheader", "--parsable2", "--allocations"),
             *(f"--jobs={','.join(jobs)}", "--format=JobID,State,ExitCode"),
         )
     except EnvironmentFault:
@@ -74,9 +74,31 @@ def ended_elements(jobs: Sequence[str]) -> list[ArrayElement]:
         name, state, exit_code = line.split("|", 2)
         job, _, index = name.partition("_")
         word = state.split()[0] if state else "UNKNOWN"
-        if index.isdigit() or not index:
-            elements.append(ArrayElement(job, int(index or 0), word, exit_code))
+        for task in _tasks_of(index):
+            elements.append(ArrayElement(job, task, word, exit_code))
     return elements
+
+
+def _tasks_of(index: str) -> list[int]:
+    """Indices in `7`, in `[0-9,12%4]` for elements that never ran, or 0 for a job that is no array."""
+    text = index.strip("[]").partition("%")[0]
+    if not text:
+        return [0]
+    try:
+        return parse_ranges(text)
+    except ValueError:  # abbreviated by sacct: [0-9,...]
+        return []
+
+
+def parse_ranges(text: str) -> list[int]:
+    """`0-9,12` to its numbers; ValueError for anything else."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise ValueError(f"{part!r} is no number or range")
+        numbers += range(int(first), int(last or first) + 1)
+    return numbers
 
 
 def _ask(*command: str) -> str:

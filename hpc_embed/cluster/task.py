@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from hpc_embed.cluster.crew import Assignment, Crew, CrewResult
 from hpc_embed.cluster.devices import threads_per_worker
+from hpc_embed.cluster.slurm import parse_ranges
 from hpc_embed.config import WorkSettings
 from hpc_embed.errors import UsageError
 from hpc_embed.progress import counting, note
@@ -41,15 +42,13 @@ def parse_shards(text: str, num_shards: int) -> list[int]:
     """`all`, or numbers and ranges: `0-9,12`."""
     if text == "all":
         return list(range(num_shards))
-    chosen: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise UsageError(f"--shards {text}: {part!r} is no number or range.", remedy="Write 0-9,12 or all.")
-        chosen += range(int(first), int(last or first) + 1)
-    if outside := [index for index in chosen if index >= num_shards]:
-        raise UsageError(f"--shards {text}: the plan has shards 0 to {num_shards - 1}, not {outside[0]}.")
-    return sorted(set(chosen))
+    try:
+        chosen = parse_ranges(text)
+    except ValueError as error:
+        raise UsageError(f"--shards {text}: {error}.", remedy="Write 0-9,12 or all.") from error
+    if min(chosen) >= num_shards:
+        raise UsageError(f"--shards {text}: the plan has shards 0 to {num_shards - 1}.", remedy="Choose among these.")
+    return sorted(index for index in set(chosen) if index < num_shards)  # the last bundle may reach beyond
 
 
 def embed_shards(

@@ -345,6 +345,27 @@ def test_the_printed_script_does_the_work(run: Run, cluster: Cluster, globins: P
     assert "45 embedded" in run("gather", "--run-dir", "it's a run").stdout
 
 
+def test_the_scripts_in_the_repository_do_the_work(run: Run, cluster: Cluster, globins: Path, tmp_path: Path) -> None:
+    run("plan", globins, "--num-shards", 5)
+    program = f"{sys.executable} -m hpc_embed"
+    script = str(REPOSITORY / "slurm/array.sbatch")
+    options = ("--parsable", f"--chdir={tmp_path}", f"--export=ALL,HPC_EMBED={program}")
+    job = cluster.ask("sbatch", *options, "--array=0-2", script, str(tmp_path / "embed-run"), "2").strip()
+    after = f"--dependency=afterany:{job}"
+    cluster.ask("sbatch", *options, after, str(REPOSITORY / "slurm/gather.sbatch"), str(tmp_path / "embed-run"))
+    wait_for_dataset(cluster, tmp_path / "embed-run")
+    assert vectors(tmp_path / "embed-run").shape == (45, 420)
+
+
+@pytest.mark.parametrize("profile", sorted((REPOSITORY / "slurm/profiles").glob("*.yaml")), ids=lambda path: path.stem)
+def test_site_profiles_are_settings_that_submit_takes(
+    profile: Path, run: Run, cluster: Cluster, globins: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "hpc-embed.yaml").write_text(profile.read_text())
+    run("plan", globins)
+    assert "#SBATCH --partition=" in run("submit", "--dry-run").stdout
+
+
 def test_a_partition_that_is_not_there_is_one_line(run: Run, cluster: Cluster, globins: Path) -> None:
     run("plan", globins)
     error = run("submit", "--partition", "nowhere", code=5).stderr
