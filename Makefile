@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
 
-.PHONY: demo test slurm cluster setup setup-test lint docs clean
+.PHONY: demo test slurm cluster container image setup setup-test lint docs clean
 
 demo: setup  ## Embed examples/ offline: composition, untrained ESM-2 8M, untrained DNABERT-S
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
@@ -20,9 +20,16 @@ cluster: setup-test  ## A Slurm of three nodes to play with, in ./cluster; take 
 	tests/slurm/cluster.sh up cluster
 	@echo "down again: tests/slurm/cluster.sh down cluster"
 
+container: setup-test  ## The tests of the image alone
+	$(PYTEST) tests/container --durations=0
+
+image: setup  ## hpc_embed.sif; LOCK=lock-cpu.txt for one without CUDA
+	PYTHON=$(BIN)/python bash container/build.sh
+
 setup: $(VENV)/.installed
 setup-test: $(VENV)/.installed-test
 	bash .ci/install-debian.sh
+	bash .ci/install-apptainer.sh
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 
 from hpc_embed.cluster.array_task import REQUEUE_EXIT_CODE
 from hpc_embed.cluster.slurm import DEFAULT_MAX_ARRAY_SIZE, max_array_size
-from hpc_embed.cluster.submit import apptainer, gres_of
+from hpc_embed.cluster.submit import OUR_IMAGE, apptainer, gres_of
 from hpc_embed.config import SubmitSettings, WorkSettings
 from hpc_embed.errors import EnvironmentFault
 from hpc_embed.run.layout import RunLayout
@@ -24,7 +25,8 @@ def plain_script(plan: Plan, layout: RunLayout, settings: SubmitSettings, work: 
     per_task = max(settings.shards_per_task, -(-num_shards // size))
     options = {name: value for name, value in _options(plan, layout, settings, per_task).items() if value is not None}
     run_dir = str(layout.root.resolve())
-    program = apptainer("run", settings, layout) if settings.image else [sys.executable, "-m", "hpc_embed"]
+    in_image = settings.image or OUR_IMAGE in os.environ
+    program = apptainer("run", settings, layout) if in_image else [sys.executable, "-m", "hpc_embed"]
     arguments = ["run-task", "--run-dir", run_dir, *_work_arguments(work)]
     lines = [
         "#!/bin/bash",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import sys
@@ -23,6 +24,8 @@ from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.plan import Plan, read_plan
 
 UNLIMITED = 1_000_000
+OUR_IMAGE = "APPTAINER_CONTAINER"
+"""Set by Apptainer to the image that this very process runs in."""
 
 
 class Submitted(NamedTuple):
@@ -189,8 +192,8 @@ def python_in_image(settings: SubmitSettings, layout: RunLayout) -> str:
 
 def apptainer(verb: str, settings: SubmitSettings, layout: RunLayout) -> list[str]:
     """`apptainer exec` or `run` with what a task must see: the run folder, the weights, and --bind."""
-    image = Path(settings.image or "").resolve()
-    if not image.exists():
+    image = Path(settings.image or os.environ[OUR_IMAGE]).absolute()
+    if settings.image and not image.exists():
         raise UsageError(f"--image {settings.image}: no such image.", remedy="Give the path of hpc_embed.sif.")
     folder = read_plan(layout.plan).model.folder
     binds = [str(layout.root.resolve()), *([folder] if folder else []), *settings.bind]
