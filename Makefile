@@ -14,14 +14,14 @@ test: setup-test lint  ## Everything; what a machine lacks is skipped with the r
 	$(PYTEST)
 
 slurm: setup-test  ## The tests on a real Slurm alone
-	$(PYTEST) tests/slurm --durations=0
+	$(PYTEST) tests/slurm --durations=0 --capture=no
 
 cluster: setup-test  ## A Slurm of three nodes to play with, in ./cluster; take it down with tests/slurm/cluster.sh
 	tests/slurm/cluster.sh up cluster
 	@echo "down again: tests/slurm/cluster.sh down cluster"
 
 container: setup-test  ## The tests of the image alone
-	$(PYTEST) tests/container --durations=0
+	$(PYTEST) tests/container --durations=0 --capture=no
 
 image: setup  ## hpc_embed.sif; LOCK=lock-cpu.txt for one without CUDA
 	PYTHON=$(BIN)/python bash container/build.sh

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,11 +57,11 @@ def submit(
         arrays = _submit_arrays(layout, _bundles(todo, settings.shards_per_task), plan, settings, work)
         gather_job = ""
         if arrays and settings.gather:
-            waits_for = [job for job, _ in arrays] + [one.job for one in submissions if _is_queued(one, queued)]
-            gather_job = _submit_gather(layout, settings, dataset, waits_for)
-        for job, tasks in arrays:
-            Submission(job=job, tasks=tasks, gather_job=gather_job).write(layout.submissions)
-    return Submitted(done, len(queued), len(quarantined), len(todo), tuple(job for job, _ in arrays), gather_job)
+            running = [one for one in submissions if any(shard in queued for task in one.tasks for shard in task)]
+            gather_job = _submit_gather(layout, settings, dataset, [one.job for one in [*running, *arrays]])
+            for array in arrays:
+                replace(array, gather_job=gather_job).write(layout.submissions)
+    return Submitted(done, len(queued), len(quarantined), len(todo), tuple(array.job for array in arrays), gather_job)
 
 
 def refuse_unloadable(plan: Plan) -> None:
@@ -73,9 +74,9 @@ def refuse_unloadable(plan: Plan) -> None:
 
 
 def script_text(plan: Plan, layout: RunLayout, settings: SubmitSettings, num_tasks: int) -> str:
-    """The very script that `submit` hands to sbatch for an array of so many tasks."""
+    """The very script that `submit` hands to sbatch for an array of so many tasks, or for the first of several."""
     executor = _array_executor(layout, plan, settings)
-    executor.parameters["map_count"] = num_tasks
+    executor.parameters["map_count"] = min(num_tasks, max_array_size())
     text: str = executor._make_submission_file_text(executor._submitit_command_str, "dry-run")
     return text
 
@@ -90,10 +91,6 @@ def _queued_shards(submissions: Sequence[Submission]) -> set[int]:
     }
 
 
-def _is_queued(submission: Submission, queued: set[int]) -> bool:
-    return any(shard in queued for task in submission.tasks for shard in task)
-
-
 def _bundles(shards: Sequence[int], shards_per_task: int) -> list[tuple[int, ...]]:
     return [tuple(shards[start : start + shards_per_task]) for start in range(0, len(shards), shards_per_task)]
 
@@ -104,8 +101,8 @@ def _submit_arrays(
     plan: Plan,
     settings: SubmitSettings,
     work: WorkSettings,
-) -> list[tuple[str, tuple[tuple[int, ...], ...]]]:
-    """Arrays of at most the site's size; id and tasks of each."""
+) -> list[Submission]:
+    """Submit arrays of at most the site's size; each is written down before the next is submitted."""
     if not tasks:
         return []
     size = max_array_size()
@@ -120,7 +117,9 @@ def _submit_arrays(
         except submitit.core.utils.FailedJobError as error:
             reason = str(error).strip().splitlines()[-1]
             raise EnvironmentFault(f"sbatch refused the array: {reason}.", remedy="Mend the settings.") from error
-        arrays.append((jobs[0].job_id.partition("_")[0], tuple(part)))
+        array = Submission(job=jobs[0].job_id.partition("_")[0], tasks=tuple(part), gather_job="")
+        array.write(layout.submissions)
+        arrays.append(array)
     return arrays
 
 
@@ -195,6 +194,13 @@ def apptainer(verb: str, settings: SubmitSettings, layout: RunLayout) -> list[st
     image = Path(settings.image or os.environ[OUR_IMAGE]).absolute()
     if settings.image and not image.exists():
         raise UsageError(f"--image {settings.image}: no such image.", remedy="Give the path of hpc_embed.sif.")
-    folder = read_plan(layout.plan).model.folder
-    binds = [str(layout.root.resolve()), *([folder] if folder else []), *settings.bind]
+    binds = [str(layout.root.resolve()), *_weight_folders(read_plan(layout.plan)), *settings.bind]
     return ["apptainer", verb, "--nv", *(word for bind in binds for word in ("--bind", bind)), str(image)]
+
+
+def _weight_folders(plan: Plan) -> list[str]:
+    """The checkpoint's folder, and those that its files are links to, as in the hub cache."""
+    if not plan.model.folder:
+        return []
+    folder = Path(plan.model.folder)
+    return sorted({str(folder), *(str(path.resolve().parent) for path in folder.iterdir())})
