@@ -85,7 +85,7 @@ def test_flags_beat_config_and_config_beats_the_settings_file(run: Run, fasta: P
 
 
 def test_json_is_one_document(run: Run, fasta: Path) -> None:
-    assert json.loads(run("plan", fasta, "--json").stdout)["num_records"] == 2
+    assert json.loads(run("plan", fasta, "--json").stdout)["totals"]["num_records"] == 2
     assert json.loads(run("local", fasta, "--json").stdout)["statuses"] == {"embedded": 2}
     assert json.loads(run("status", "--json").stdout)["is_gathered"] is True
     assert len(json.loads(run("models", "--json").stdout)) >= 10

@@ -44,6 +44,7 @@ POLL_SECONDS = 0.05
 SECONDS_TO_STOP = 60.0
 """A worker that was asked to stop finishes its batch and publishes; after this it is killed."""
 SHARDS_AHEAD = 2
+"""So that a worker need not wait for the next; only one at the end, where the others would idle."""
 RATE_WINDOW_SECONDS = 30.0
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 """Ctrl-C, scancel, and Slurm's warning before the time limit or a preemption."""
@@ -129,7 +130,8 @@ class Crew:
         return _Member(device, process, todo, events)
 
     def _feed(self, member: _Member, waiting: deque[Path]) -> None:
-        while waiting and not member.told_to_end and len(member.assigned) < SHARDS_AHEAD:
+        ahead = SHARDS_AHEAD if len(waiting) > len(self._members) else 1
+        while waiting and not member.told_to_end and len(member.assigned) < ahead:
             member.assigned.append(waiting.popleft())
             member.todo.put(member.assigned[-1])
         if not waiting and not member.assigned and not member.told_to_end:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from hpc_embed.commands.printing import print_json
@@ -19,7 +20,7 @@ def run(where: RunSettings, settings: PlanSettings, output: OutputSettings) -> i
         note(f"{where.run_dir} holds this very plan already; nothing to do")
     figures = forecast(planned.plan, where.run_dir, settings.device)
     if output.json:
-        print_json(figures._asdict())
+        print_json({**figures._asdict(), "totals": asdict(figures.totals)})
     else:
         print(describe(figures))
     return 0

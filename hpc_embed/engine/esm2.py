@@ -151,17 +151,19 @@ _QKV = ("query", "key", "value")
 
 
 def _rotary_tables(batch: PackedBatch, inverse_frequencies: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [T, 1, 1, K] in float32: in BF16 half of the positions would coincide."""
-    angles_TK2 = batch.positions_T[:, None].float() * inverse_frequencies
-    angles_T11K = torch.cat((angles_TK2, angles_TK2), dim=-1)[:, None, None]
+    """Cosines and sines [T, 1, 1, K / 2] in float32: in BF16 half of the positions would coincide."""
+    angles_T11K = (batch.positions_T[:, None].float() * inverse_frequencies)[:, None, None]
     return angles_T11K.cos(), angles_T11K.sin()
 
 
 def _rotate(x_T2HK: Tensor, cos_T11K: Tensor, sin_T11K: Tensor) -> Tensor:
-    """Rotary positions (Su et al., 2021), the halves of each head paired."""
-    x_T2HK = x_T2HK.float()
-    first, second = x_T2HK.chunk(2, dim=-1)
-    return x_T2HK * cos_T11K + torch.cat((-second, first), dim=-1) * sin_T11K
+    """Rotary positions (Su et al., 2021), the halves of each head paired, in float32."""
+    first, second = x_T2HK.float().chunk(2, dim=-1)
+    out_T2HK = torch.empty(x_T2HK.shape, device=x_T2HK.device)
+    out_first, out_second = out_T2HK.chunk(2, dim=-1)
+    torch.mul(first, cos_T11K, out=out_first).addcmul_(second, sin_T11K, value=-1)
+    torch.mul(second, cos_T11K, out=out_second).addcmul_(first, sin_T11K)
+    return out_T2HK
 
 
 def random_weights(shape: Esm2Shape, seed: int) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from hpc_embed.progress import format_seconds
-from hpc_embed.run.plan import Cost, Plan
+from hpc_embed.run.plan import Cost, Plan, Totals
 
 SHARE_OF_PEAK = 0.4
 """Share of the data sheet's dense matmul peak that bulk embedding is assumed to reach."""
@@ -52,17 +52,7 @@ class Forecast(NamedTuple):
     model: str
     fingerprint: str
     pooling: str
-    num_records: int
-    num_embedded: int
-    num_windowed: int
-    num_truncated: int
-    num_skipped: int
-    num_duplicate_ids: int
-    num_unknown_letters: int
-    num_residues: int
-    num_windows: int
-    num_unique_windows: int
-    num_tokens: int
+    totals: Totals
     num_shards: int
     spread: float
     """Largest shard over the mean, by FLOPs."""
@@ -82,17 +72,7 @@ def forecast(plan: Plan, run_dir: str, device: str) -> Forecast:
         model=plan.model.name,
         fingerprint=plan.fingerprint,
         pooling=plan.embedding.pooling,
-        num_records=totals.num_records,
-        num_embedded=totals.num_embedded,
-        num_windowed=totals.num_windowed,
-        num_truncated=totals.num_truncated,
-        num_skipped=totals.num_skipped,
-        num_duplicate_ids=totals.num_duplicate_ids,
-        num_unknown_letters=totals.num_unknown_letters,
-        num_residues=totals.num_residues,
-        num_windows=totals.num_windows,
-        num_unique_windows=totals.num_unique_windows,
-        num_tokens=totals.num_tokens,
+        totals=totals,
         num_shards=len(flops),
         spread=max(flops) * len(flops) / sum(flops),
         total_flops=sum(flops),
@@ -104,28 +84,28 @@ def forecast(plan: Plan, run_dir: str, device: str) -> Forecast:
 
 def describe(figures: Forecast) -> str:
     """The figures as lines for a person."""
-    f = figures
+    f, t = figures, figures.totals
     kept = [
-        f"{f.num_embedded:,} whole",
-        *([f"{f.num_windowed:,} in windows"] if f.num_windowed else []),
-        *([f"{f.num_truncated:,} truncated"] if f.num_truncated else []),
-        *([f"{f.num_skipped:,} SKIPPED (reasons in records.parquet)"] if f.num_skipped else []),
+        f"{t.num_embedded:,} whole",
+        *([f"{t.num_windowed:,} in windows"] if t.num_windowed else []),
+        *([f"{t.num_truncated:,} truncated"] if t.num_truncated else []),
+        *([f"{t.num_skipped:,} SKIPPED (reasons in records.parquet)"] if t.num_skipped else []),
     ]
     rows = [
         ("run folder", f.run_dir),
         ("model", f"{f.model}, pooling {f.pooling}"),
-        ("records", f"{f.num_records:,}: {', '.join(kept)}"),
-        ("residues", f"{f.num_residues:,}"),
-        ("windows", f"{f.num_windows:,}, of which {f.num_unique_windows:,} different"),
-        ("tokens", f"{f.num_tokens:,}"),
+        ("records", f"{t.num_records:,}: {', '.join(kept)}"),
+        ("residues", f"{t.num_residues:,}"),
+        ("windows", f"{t.num_windows:,}, of which {t.num_unique_windows:,} different"),
+        ("tokens", f"{t.num_tokens:,}"),
         ("shards", f"{f.num_shards:,}, largest over mean {f.spread:.4f}"),
         ("estimate", f"{format_seconds(f.device_seconds)} on one {f.device}, all shards, without start-up"),
         ("dataset", f"about {_size(f.dataset_bytes)}"),
     ]
-    if f.num_duplicate_ids:
-        rows.insert(3, ("repeated ids", f"{f.num_duplicate_ids:,} records (kept, told apart by ordinal)"))
-    if f.num_unknown_letters:
-        rows.insert(4, ("unknown letters", f"{f.num_unknown_letters:,}, embedded as unknown"))
+    if t.num_duplicate_ids:
+        rows.insert(3, ("repeated ids", f"{t.num_duplicate_ids:,} records (kept, told apart by ordinal)"))
+    if t.num_unknown_letters:
+        rows.insert(4, ("unknown letters", f"{t.num_unknown_letters:,}, embedded as unknown"))
     return "\n".join(f"{name:<16}{value}" for name, value in rows)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from hpc_embed.run.identity import UNTRAINED_SEED, read_config, whole_number
+from hpc_embed.run.identity import UNTRAINED_SEED
 from hpc_embed.workers.base import Tokens
 from hpc_embed.workers.transformer import TransformerWorker
 
@@ -25,14 +25,7 @@ class DnaBertWorker(TransformerWorker):
             shape = DnaBertShape()
             tensors = random_weights(shape, UNTRAINED_SEED)
         else:
-            config = read_config(self.folder())
-            shape = DnaBertShape(
-                num_layers=whole_number(config, "num_hidden_layers", self.folder()),
-                hidden=whole_number(config, "hidden_size", self.folder()),
-                num_heads=whole_number(config, "num_attention_heads", self.folder()),
-                intermediate=whole_number(config, "intermediate_size", self.folder()),
-                vocabulary=whole_number(config, "vocab_size", self.folder()),
-            )
+            shape = DnaBertShape(**self.shape_of_config())
             tensors = self.read_tensors()
         encoder = DnaBert(shape, tensors, source=self.identity.name, device=device, precision=precision)
         return encoder, shape.hidden

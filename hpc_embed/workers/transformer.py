@@ -12,7 +12,7 @@ import numpy as np
 
 from hpc_embed import __version__
 from hpc_embed.errors import EnvironmentFault
-from hpc_embed.run.identity import copy_checkpoint, digest_of_checkpoint, weight_files
+from hpc_embed.run.identity import copy_checkpoint, digest_of_checkpoint, read_config, weight_files, whole_number
 from hpc_embed.workers.base import BaseEmbeddingWorker, EmbeddedBatch, LoadedModel, Tokens
 
 if TYPE_CHECKING:  # torch is imported inside a worker's process only
@@ -22,6 +22,13 @@ if TYPE_CHECKING:  # torch is imported inside a worker's process only
     from hpc_embed.engine.embedding import Encoder
 
 TRIAL_WINDOW_TOKENS = 512
+CONFIG_KEYS = {
+    "num_layers": "num_hidden_layers",
+    "hidden": "hidden_size",
+    "num_heads": "num_attention_heads",
+    "intermediate": "intermediate_size",
+    "vocabulary": "vocab_size",
+}
 
 
 class TransformerWorker(BaseEmbeddingWorker):
@@ -56,6 +63,11 @@ class TransformerWorker(BaseEmbeddingWorker):
         if self.weights_copy is None:
             return planned
         return copy_checkpoint(planned, Path(self.weights_copy) / f"hpc-embed-{self.identity.digest[:16]}")
+
+    def shape_of_config(self) -> dict[str, int]:
+        """Dimensions in the checkpoint's config.json, as keywords of either encoder's shape."""
+        config = read_config(self.folder())
+        return {name: whole_number(config, key, self.folder()) for name, key in CONFIG_KEYS.items()}
 
     def read_tensors(self) -> dict[str, Tensor]:
         """The checkpoint's tensors."""

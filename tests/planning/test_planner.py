@@ -188,7 +188,7 @@ def test_cost_of_dnabert_s_is_234_megaflops_a_token_at_200_tokens() -> None:
 
 def test_forecast_tells_tokens_and_spread(fasta: Path, tmp_path: Path) -> None:
     figures = forecast(plan(fasta, tmp_path / "run"), "run", "a100")
-    assert figures.num_tokens == (10 + 2) + (3 + 2) + (1701 + 4)
+    assert figures.totals.num_tokens == (10 + 2) + (3 + 2) + (1701 + 4)
     assert figures.spread >= 1
     assert figures.dataset_bytes == 4 * 320 * 5
 
