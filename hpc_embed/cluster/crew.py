@@ -81,6 +81,8 @@ class _Member:
     current: str | None = None
     is_ready: bool = False
     told_to_end: bool = False
+    fault: WorkerFailed | None = None
+    """Its last words; they come before its death is seen."""
 
 
 class Crew:
@@ -140,16 +142,15 @@ class Crew:
 
     def _listen(self, member: _Member, waiting: deque[Path], count: Counting) -> None:
         is_dead = member.process.exitcode is not None  # asked first, so that the last events are still read
-        fault: WorkerFailed | None = None
         while (event := _next_event(member.events, is_dead)) is not None:
             if isinstance(event, WorkerFailed):
-                fault = event
+                member.fault = event
             else:
                 self._take(member, event, count)
         if is_dead:
             self._members.remove(member)
             if member.process.exitcode != 0 or member.assigned:
-                self._replace(member, fault, waiting)
+                self._replace(member, waiting)
 
     def _take(self, member: _Member, event: Event, count: Counting) -> None:
         match event:
@@ -189,8 +190,9 @@ class Crew:
         total = sum(tokens for _, tokens in self._rates)
         return f"{total / seconds:,.0f} tokens/s" if seconds > 0 else ""
 
-    def _replace(self, member: _Member, fault: WorkerFailed | None, waiting: deque[Path]) -> None:
+    def _replace(self, member: _Member, waiting: deque[Path]) -> None:
         """A worker died: its shard has one more failed try, the rest go back, a fresh worker takes over."""
+        fault = member.fault
         reason = fault.reason if fault else _exit_reason(member.process.exitcode)
         if fault and fault.exit_code != 1:
             raise EnvironmentFault(fault.reason)

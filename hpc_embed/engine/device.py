@@ -17,7 +17,8 @@ SHARE_OF_MEMORY = 0.8
 MOST_TOKENS_CUDA = 131_072
 MOST_TOKENS_CPU = 4_096
 """On a CPU larger batches bring no more speed."""
-TRIAL_TOKENS = (1_024, 4_096)
+TRIAL_TOKENS_CUDA = (1_024, 8_192)
+TRIAL_TOKENS_CPU = (256, 768)
 _CGROUP_LIMITS = (
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
     (
@@ -113,14 +114,15 @@ def measure_token_budget(run_tokens: Callable[[int], None], device: torch.device
     free, less a reserve, is divided by them, up to the size beyond which batches grow no faster.
     """
     most = MOST_TOKENS_CUDA if device.type == "cuda" else MOST_TOKENS_CPU
+    few, many = TRIAL_TOKENS_CUDA if device.type == "cuda" else TRIAL_TOKENS_CPU
     peaks = []
-    run_tokens(TRIAL_TOKENS[0])  # what is allocated once does not count
-    for num_tokens in TRIAL_TOKENS:
+    run_tokens(few)  # what is allocated once does not count
+    for num_tokens in (few, many):
         reset_peak(device)
         run_tokens(num_tokens)
         peaks.append(peak_bytes(device))
-    bytes_per_token = max((peaks[1] - peaks[0]) / (TRIAL_TOKENS[1] - TRIAL_TOKENS[0]), 1.0)
-    return max(TRIAL_TOKENS[0], min(most, int(SHARE_OF_MEMORY * free_bytes(device) / bytes_per_token)))
+    bytes_per_token = max((peaks[1] - peaks[0]) / (many - few), 1.0)
+    return max(few, min(most, int(SHARE_OF_MEMORY * free_bytes(device) / bytes_per_token)))
 
 
 def facts() -> list[tuple[str, bool, str]]:

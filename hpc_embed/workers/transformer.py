@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # torch is imported inside a worker's process only
 
     from hpc_embed.engine.embedding import Encoder
 
-TRIAL_WINDOW_TOKENS = 512
+TRIAL_WINDOW_TOKENS = 256
 CONFIG_KEYS = {
     "num_layers": "num_hidden_layers",
     "hidden": "hidden_size",
