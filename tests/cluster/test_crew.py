@@ -24,10 +24,10 @@ from hpc_embed.workers.composition import CompositionWorker
 EXIT = os._exit
 
 
-def exit_slowly(code: int) -> NoReturn:
+def exit_slowly(status: int) -> NoReturn:
     """As on a device that takes its time."""
     time.sleep(0.5)
-    EXIT(code)
+    EXIT(status)
 
 
 class WithoutWeights(CompositionWorker):
