@@ -31,7 +31,7 @@ install_apptainer() {
   echo "installing Apptainer into $prefix"
   rm -rf "$prefix/root"
   local root=$prefix/root packages=$prefix/packages lists=$prefix/lists
-  mkdir -p "$root/lab" "$packages/partial" "$lists/partial" "$root/var/lib/apptainer/mnt/session"
+  mkdir -p "$root/libraries" "$packages/partial" "$lists/partial" "$root/var/lib/apptainer/mnt/session"
   printf "deb [signed-by=$keyring] $mirror %s main\n" trixie sid >"$prefix/sources.list"
   local options=(-o "Dir::Etc::sourcelist=$prefix/sources.list" -o Dir::Etc::sourceparts=- -o "Dir::State::lists=$lists"
     -o "Dir::Cache::archives=$packages" -o Acquire::Check-Valid-Until=false -o APT::Sandbox::User=root
@@ -40,8 +40,8 @@ install_apptainer() {
   (cd "$packages" && apt-get "${options[@]}" -qq download apptainer libc6/trixie libseccomp2/trixie libsqlite3-0/trixie)
   dpkg-deb -x "$packages"/apptainer_*.deb "$root"
   local library
-  for library in libc6 libseccomp2 libsqlite3-0; do dpkg-deb -x "$packages/${library}"_*.deb "$root/lab"; done
-  local libraries=$root/lab/usr/lib/x86_64-linux-gnu program
+  for library in libc6 libseccomp2 libsqlite3-0; do dpkg-deb -x "$packages/${library}"_*.deb "$root/libraries"; done
+  local libraries=$root/libraries/usr/lib/x86_64-linux-gnu program
   for program in usr/bin/apptainer usr/lib/x86_64-linux-gnu/apptainer/bin/starter; do
     patchelf --set-interpreter "$libraries/ld-linux-x86-64.so.2" --force-rpath --set-rpath "$libraries" "$root/$program"
   done

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -46,6 +46,10 @@ SCANNED = pa.schema(
         ("num_windows", pa.int32()),
     ]
 )
+
+
+Spool = Callable[[bytes], object]
+"""Where sequences are appended."""
 
 
 class OpenedInput(NamedTuple):
@@ -130,7 +134,7 @@ class _Judge:
         self._limit = settings.max_residues or model.max_residues
         self._policy = ResiduePolicy(model.kind, model.known_letters, settings.case)
 
-    def row(self, record: FastaRecord, source: str, index: int, result: ScanResult, spool: object) -> _Row:
+    def row(self, record: FastaRecord, source: str, index: int, result: ScanResult, spool: Spool) -> _Row:
         """Judge a record, spool its windows, and give its row of the records table."""
         residues = self._policy.apply(record.sequence)
         place = f"{source}, line {record.line}, {record.id or 'record without id'}"
@@ -140,7 +144,7 @@ class _Judge:
             result.first_unknown = result.first_unknown or f"{place}: {residues.first_unknown!r}"
         for window in verdict.windows:
             sequence = residues.sequence[window.start : window.stop]
-            spool(sequence)  # type: ignore[operator]
+            spool(sequence)
             result.lengths.append(len(sequence))
             result.digests += hashlib.blake2b(sequence, digest_size=DIGEST_BYTES).digest()
         result.statuses[verdict.status] += 1
