@@ -80,7 +80,7 @@ def _devices() -> list[Finding]:
 
 def _cores() -> Finding:
     gibibytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    return Finding("cpu", True, f"{len(os.sched_getaffinity(0))} cores for us, {gibibytes:.0f} GiB of memory")
+    return Finding("machine", True, f"{len(os.sched_getaffinity(0))} cores for us, {gibibytes:.0f} GiB of memory")
 
 
 def _program(name: str) -> Finding:
