@@ -31,7 +31,7 @@ setup-test: $(VENV)/.installed-test
 	bash .ci/install-debian.sh
 	bash .ci/install-apptainer.sh
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml setup.py constraints.txt $(wildcard hpc_embed/engine/kernels/*)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch
 	$(PIP) --editable '.[torch]'

@@ -1,59 +1,63 @@
 """Attention over packed rows: each token sees the tokens of its own window and no others.
 
 back end   where            bias
-sdpa       everywhere       none or ALiBi     window by window
+kernel     CPU, x86-64      none or ALiBi     kernels/attention.c, rotary positions included
+sdpa       everywhere       none or ALiBi     windows of one length together
 varlen     CUDA             none              torch.nn.attention.varlen, one launch for all windows
 flash      CUDA, package    none or ALiBi     flash_attn's variable-length kernel with alibi_slopes
 flex       CUDA             none or ALiBi     FlexAttention with a document mask, compiled
 """
 
-# T = packed tokens, H = heads, K = head dimension, n = tokens of one window
+# T = packed tokens, H = heads, K = head dimension, R = windows of one length, n = their tokens
 
 from __future__ import annotations
 
 import importlib.util
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from hpc_embed.engine import kernel
 from hpc_embed.engine.batches import PackedBatch
+from hpc_embed.engine.rotary import Rotary
 
-Attend = Callable[[Tensor, Tensor, Tensor, PackedBatch], Tensor]
-"""q, k, v [T, H, K], the scale already in q, and their batch, to [T, H, K]."""
+Attend = Callable[[Tensor, Rotary | None, PackedBatch], Tensor]
+"""q, k, v in one [T, 3, H, K] with the scale already in q, the rotary positions that they are still to get, and
+their batch, to [T, H, K]."""
 
 
-def choose_attention(device: torch.device, slopes_H: Tensor | None = None) -> tuple[str, Attend]:
+def choose_attention(device: torch.device, head_dim: int, slopes_H: Tensor | None = None) -> tuple[str, Attend]:
     """The fastest back end that this machine has for an encoder with or without ALiBi, and its name."""
-    for name in _preferred(device, slopes_H is not None):
-        if name in available_back_ends(device, slopes_H is not None):
-            return name, make_attention(name, slopes_H)
-    return "sdpa", make_attention("sdpa", slopes_H)
+    available = available_back_ends(device, head_dim, slopes_H is not None)
+    name = next(name for name in _preferred(slopes_H is not None) if name in available)
+    return name, make_attention(name, slopes_H)
 
 
 def make_attention(name: str, slopes_H: Tensor | None = None) -> Attend:
     """One back end by name."""
+    if name == "kernel":
+        return lambda qkv, rotary, batch: kernel.attend(qkv, rotary, batch, slopes_H)
     if name == "varlen":
         return _varlen
     if name == "flash":
-        return lambda q, k, v, batch: _flash(q, k, v, batch, slopes_H)
+        return lambda qkv, rotary, batch: _flash(qkv, rotary, batch, slopes_H)
     if name == "flex":
-        return lambda q, k, v, batch: _flex(q, k, v, batch, slopes_H)
-    if slopes_H is None:
-        return _sdpa
-    alibi = HankelAlibi(slopes_H)
-    return lambda q, k, v, batch: _sdpa_alibi(q, k, v, batch, alibi)
+        return lambda qkv, rotary, batch: _flex(qkv, rotary, batch, slopes_H)
+    alibi = None if slopes_H is None else HankelAlibi(slopes_H)
+    return lambda qkv, rotary, batch: _sdpa(qkv, rotary, batch, alibi)
 
 
-def available_back_ends(device: torch.device, has_alibi: bool) -> list[str]:
+def available_back_ends(device: torch.device, head_dim: int, has_alibi: bool) -> list[str]:
     """Back ends that can run here, found by looking for what they need."""
-    found = ["sdpa"]
     if device.type != "cuda":
-        return found
+        return ["kernel", "sdpa"] if kernel.takes(head_dim) else ["sdpa"]
+    found = ["sdpa"]
     if not has_alibi and _find_varlen() is not None:
         found.append("varlen")
     if importlib.util.find_spec("flash_attn") is not None:
@@ -63,21 +67,39 @@ def available_back_ends(device: torch.device, has_alibi: bool) -> list[str]:
     return found
 
 
-def _preferred(device: torch.device, has_alibi: bool) -> tuple[str, ...]:
-    if device.type != "cuda":
-        return ("sdpa",)
-    return ("flash", "flex") if has_alibi else ("varlen", "flash", "flex")
+def _preferred(has_alibi: bool) -> tuple[str, ...]:
+    return ("kernel", "flash", "flex", "sdpa") if has_alibi else ("kernel", "varlen", "flash", "flex", "sdpa")
 
 
-def _sdpa(q_THK: Tensor, k_THK: Tensor, v_THK: Tensor, batch: PackedBatch) -> Tensor:
+def _separate(qkv_T3HK: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries and keys at their positions, and values, each [T, H, K]; in float32 on a CPU."""
+    dtype = qkv_T3HK.dtype if qkv_T3HK.is_cuda else torch.float32
+    qk_T2HK = qkv_T3HK[:, :2] if rotary is None else rotary.rotated(qkv_T3HK)
+    return qk_T2HK[:, 0].to(dtype), qk_T2HK[:, 1].to(dtype), qkv_T3HK[:, 2].to(dtype)
+
+
+def _sdpa(qkv_T3HK: Tensor, rotary: Rotary | None, batch: PackedBatch, alibi: HankelAlibi | None) -> Tensor:
+    q_THK, k_THK, v_THK = _separate(qkv_T3HK, rotary)
     out_THK = torch.empty_like(q_THK)
-    start = 0
-    for length in batch.lengths:
-        span = slice(start, start + length)
-        q, k, v = (x_THK[span].transpose(0, 1)[None] for x_THK in (q_THK, k_THK, v_THK))
-        out_THK[span] = scaled_dot_product_attention(q, k, v, scale=1.0)[0].transpose(0, 1)
-        start += length
+    for span, length in _runs_of_one_length(batch):
+        q, k, v, out = (
+            x_THK[span].view(-1, length, *x_THK.shape[1:]).transpose(1, 2) for x_THK in (q_THK, k_THK, v_THK, out_THK)
+        )
+        if alibi is None:
+            out.copy_(scaled_dot_product_attention(q, k, v, scale=1.0))
+        else:
+            bias = alibi.reversed_bias(length, q.dtype)[None]
+            out.copy_(scaled_dot_product_attention(q.flip(2), k, v, attn_mask=bias, scale=1.0).flip(2))
     return out_THK
+
+
+def _runs_of_one_length(batch: PackedBatch) -> Iterator[tuple[slice, int]]:
+    """Tokens of neighbouring windows that have one length; in a sorted batch, all that have it."""
+    start = 0
+    for length, run in groupby(batch.lengths):
+        stop = start + length * sum(1 for _ in run)
+        yield slice(start, stop), length
+        start = stop
 
 
 class HankelAlibi:
@@ -102,20 +124,6 @@ class HankelAlibi:
         return self._line_HL.as_strided((len(self._slopes_H), length, length), (width, 1, 1), first)
 
 
-def _sdpa_alibi(q_THK: Tensor, k_THK: Tensor, v_THK: Tensor, batch: PackedBatch, alibi: HankelAlibi) -> Tensor:
-    out_THK = torch.empty_like(q_THK)
-    start = 0
-    for length in batch.lengths:
-        span = slice(start, start + length)
-        q = q_THK[span].flip(0).transpose(0, 1)[None]
-        k, v = (x_THK[span].transpose(0, 1)[None] for x_THK in (k_THK, v_THK))
-        bias = alibi.reversed_bias(length, q.dtype)[None]
-        out = scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
-        out_THK[span] = out[0].transpose(0, 1).flip(0)
-        start += length
-    return out_THK
-
-
 @cache
 def _find_varlen() -> Callable[..., Any] | None:
     if importlib.util.find_spec("torch.nn.attention.varlen") is None:
@@ -134,9 +142,10 @@ def _varlen_options() -> dict[str, object]:
     return {name: value for name, value in wanted.items() if name in inspect.signature(varlen).parameters}
 
 
-def _varlen(q_THK: Tensor, k_THK: Tensor, v_THK: Tensor, batch: PackedBatch) -> Tensor:
+def _varlen(qkv_T3HK: Tensor, rotary: Rotary | None, batch: PackedBatch) -> Tensor:
     varlen = _find_varlen()
     assert varlen is not None
+    q_THK, k_THK, v_THK = _separate(qkv_T3HK, rotary)
     options = _varlen_options()
     if "scale" not in options:  # it would divide by sqrt(K) once more
         q_THK = q_THK * q_THK.shape[-1] ** 0.5
@@ -145,9 +154,10 @@ def _varlen(q_THK: Tensor, k_THK: Tensor, v_THK: Tensor, batch: PackedBatch) -> 
     return out if isinstance(out, Tensor) else out[0]
 
 
-def _flash(q_THK: Tensor, k_THK: Tensor, v_THK: Tensor, batch: PackedBatch, slopes_H: Tensor | None) -> Tensor:
+def _flash(qkv_T3HK: Tensor, rotary: Rotary | None, batch: PackedBatch, slopes_H: Tensor | None) -> Tensor:
     from flash_attn import flash_attn_varlen_func
 
+    q_THK, k_THK, v_THK = _separate(qkv_T3HK, rotary)
     starts, longest = batch.starts_B1, batch.max_length
     out: Tensor = flash_attn_varlen_func(
         q_THK, k_THK, v_THK, starts, starts, longest, longest, softmax_scale=1.0, alibi_slopes=slopes_H
@@ -163,7 +173,7 @@ def _flex_function(is_compiled: bool) -> Callable[..., Any]:
     return torch.compile(eager, dynamic=True) if is_compiled else eager
 
 
-def _flex(q_THK: Tensor, k_THK: Tensor, v_THK: Tensor, batch: PackedBatch, slopes_H: Tensor | None) -> Tensor:
+def _flex(qkv_T3HK: Tensor, rotary: Rotary | None, batch: PackedBatch, slopes_H: Tensor | None) -> Tensor:
     from torch.nn.attention.flex_attention import create_block_mask
 
     window_T, num_tokens = batch.window_of_token_T, batch.num_tokens
@@ -175,9 +185,9 @@ def _flex(q_THK: Tensor, k_THK: Tensor, v_THK: Tensor, batch: PackedBatch, slope
         assert slopes_H is not None
         return score - slopes_H[h] * (i - j).abs()
 
-    attend = _flex_function(q_THK.is_cuda)
-    mask = create_block_mask(same_window, None, None, num_tokens, num_tokens, device=q_THK.device)
-    q, k, v = (x_THK.transpose(0, 1)[None] for x_THK in (q_THK, k_THK, v_THK))
+    attend = _flex_function(qkv_T3HK.is_cuda)
+    mask = create_block_mask(same_window, None, None, num_tokens, num_tokens, device=qkv_T3HK.device)
+    q, k, v = (x_THK.transpose(0, 1)[None] for x_THK in _separate(qkv_T3HK, rotary))
     score_mod = alibi if slopes_H is not None else None
     out: Any = attend(q, k, v, score_mod=score_mod, block_mask=mask, scale=1.0)
     result: Tensor = out[0].transpose(0, 1)

@@ -15,11 +15,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding, gelu, layer_norm, linear
+from torch.nn.functional import embedding, layer_norm
 
 from hpc_embed.engine.attention import Attend, choose_attention
 from hpc_embed.engine.batches import PackedBatch
 from hpc_embed.engine.checkpoints import Weights
+from hpc_embed.engine.dense import Dense
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +50,13 @@ def alibi_slopes(num_heads: int) -> list[float]:
 
 
 class _Layer(NamedTuple):
-    query_key_value: tuple[Tensor, Tensor]
-    attention_out: tuple[Tensor, Tensor]
+    query_key_value: Dense
+    attention_out: Dense
     attention_norm: tuple[Tensor, Tensor]
-    gated: Tensor
-    """[2 F, D], the activated half first; without bias."""
-    feed_forward_out: tuple[Tensor, Tensor]
+    gate: Dense
+    """The activated half of the gated feed-forward; without bias, as the other half."""
+    gated: Dense
+    feed_forward_out: Dense
     feed_forward_norm: tuple[Tensor, Tensor]
 
 
@@ -75,7 +77,7 @@ class DnaBert:
         self._device = device
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.slopes_H = torch.tensor(alibi_slopes(shape.num_heads), device=device)
-        self.attention_name, self._attend = choose_attention(device, self.slopes_H)
+        self.attention_name, self._attend = choose_attention(device, shape.head_dim, self.slopes_H)
         weights = Weights(tensors, source)
         words = weights.take("embeddings.word_embeddings.weight", shape.vocabulary, shape.hidden)
         types = weights.take("embeddings.token_type_embeddings.weight", 2, shape.hidden)
@@ -98,16 +100,13 @@ class DnaBert:
             return x_TD
 
     def _run_layer(self, layer: _Layer, x_TD: Tensor, batch: PackedBatch) -> Tensor:
-        qkv_TX = linear(x_TD, *layer.query_key_value)
+        qkv_TX = layer.query_key_value(x_TD)
         qkv_T3HK = qkv_TX.view(-1, 3, self.shape.num_heads, self.shape.head_dim)
-        qkv_T3HK = qkv_T3HK if self._device.type == "cuda" else qkv_T3HK.float()
         with torch.autocast(self._device.type, enabled=False):
-            query, key, value = qkv_T3HK.unbind(1)
-            out_THK = self._attend(query, key, value, batch)
-        x_TD = self._normed(linear(out_THK.reshape(x_TD.shape), *layer.attention_out) + x_TD, layer.attention_norm)
-        gate_TF, value_TF = linear(x_TD, layer.gated).chunk(2, dim=-1)
-        inner_TF = gelu(gate_TF) * value_TF
-        return self._normed(linear(inner_TF, *layer.feed_forward_out) + x_TD, layer.feed_forward_norm)
+            out_THK = self._attend(qkv_T3HK, None, batch)
+        x_TD = self._normed(layer.attention_out.plus(out_THK.reshape(x_TD.shape), x_TD), layer.attention_norm)
+        inner_TF = layer.gated.times(x_TD, layer.gate.gelu(x_TD))
+        return self._normed(layer.feed_forward_out.plus(inner_TF, x_TD), layer.feed_forward_norm)
 
     def _normed(self, x_TD: Tensor, norm: tuple[Tensor, Tensor]) -> Tensor:
         return layer_norm(x_TD, (self.shape.hidden,), *norm, self.shape.layer_norm_eps)
@@ -116,12 +115,13 @@ class DnaBert:
         hidden, inner = self.shape.hidden, self.shape.intermediate
         weight, bias = self._dense(weights, f"{name}attention.self.Wqkv", 3 * hidden, hidden)
         scale = torch.tensor([self.shape.head_dim**-0.5, 1.0, 1.0]).repeat_interleave(hidden)
-        gated = weights.take(f"{name}mlp.gated_layers.weight", 2 * inner, hidden)
+        gate, gated = weights.take(f"{name}mlp.gated_layers.weight", 2 * inner, hidden).chunk(2)
         return _Layer(
             query_key_value=self._placed(weight * scale[:, None], bias * scale),
             attention_out=self._placed(*self._dense(weights, f"{name}attention.output.dense", hidden, hidden)),
             attention_norm=self._norm(weights, f"{name}attention.output.LayerNorm"),
-            gated=gated.to(self._device, self._dtype),
+            gate=self._placed(gate, None),
+            gated=self._placed(gated, None),
             feed_forward_out=self._placed(*self._dense(weights, f"{name}mlp.wo", hidden, inner)),
             feed_forward_norm=self._norm(weights, f"{name}mlp.layernorm"),
         )
@@ -129,8 +129,8 @@ class DnaBert:
     def _dense(self, weights: Weights, name: str, num_out: int, num_in: int) -> tuple[Tensor, Tensor]:
         return weights.take(f"{name}.weight", num_out, num_in), weights.take(f"{name}.bias", num_out)
 
-    def _placed(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        return weight.to(self._device, self._dtype), bias.to(self._device, self._dtype)
+    def _placed(self, weight: Tensor, bias: Tensor | None) -> Dense:
+        return Dense(weight, bias, device=self._device, dtype=self._dtype)
 
     def _norm(self, weights: Weights, name: str) -> tuple[Tensor, Tensor]:
         weight, bias = (weights.take(f"{name}.{part}", self.shape.hidden) for part in ("weight", "bias"))

@@ -14,11 +14,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding, gelu, layer_norm, linear
+from torch.nn.functional import embedding, layer_norm
 
 from hpc_embed.engine.attention import Attend, choose_attention
 from hpc_embed.engine.batches import PackedBatch
 from hpc_embed.engine.checkpoints import Weights
+from hpc_embed.engine.dense import Dense
+from hpc_embed.engine.rotary import Rotary
 
 LAYER_NORM_EPS = 1e-5
 TOKEN_DROPOUT_SCALE = 1 - 0.15 * 0.8
@@ -41,14 +43,6 @@ class Esm2Shape:
         return self.hidden // self.num_heads
 
 
-class _Dense(NamedTuple):
-    weight: Tensor
-    bias: Tensor
-
-    def __call__(self, x_TD: Tensor) -> Tensor:
-        return linear(x_TD, self.weight, self.bias)
-
-
 class _Norm(NamedTuple):
     weight: Tensor
     bias: Tensor
@@ -59,14 +53,12 @@ class _Norm(NamedTuple):
 
 class _Layer(NamedTuple):
     attention_norm: _Norm
-    query_key_value: _Dense
+    query_key_value: Dense
     """Queries, keys and values in one product, the scale 1/sqrt(K) folded into the queries."""
-    inverse_frequencies: Tensor
-    """[K / 2], as the checkpoint stores them."""
-    attention_out: _Dense
+    attention_out: Dense
     feed_forward_norm: _Norm
-    feed_forward_in: _Dense
-    feed_forward_out: _Dense
+    feed_forward_in: Dense
+    feed_forward_out: Dense
 
 
 class Esm2:
@@ -79,11 +71,12 @@ class Esm2:
         self.shape = shape
         self._device = device
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self.attention_name, self._attend = choose_attention(device)
+        self.attention_name, self._attend = choose_attention(device, shape.head_dim)
         weights = Weights(tensors, source)
         words = weights.take("embeddings.word_embeddings.weight", shape.vocabulary, shape.hidden)
         self._embeddings_VD = (TOKEN_DROPOUT_SCALE * words).to(device)
         self._layers = [self._layer(weights, f"encoder.layer.{index}.") for index in range(shape.num_layers)]
+        self._inverse_frequencies = self._frequencies(weights)
         self._final_norm = self._norm(weights, "encoder.emb_layer_norm_after")
         weights.finish()
 
@@ -96,51 +89,51 @@ class Esm2:
         """Hidden states [T, D] in float32 after `layer` layers; after the last comes the final LayerNorm."""
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._dtype == torch.bfloat16):
             x_TD = embedding(batch.tokens_T, self._embeddings_VD)
-            rotary = None
+            rotary = Rotary(self._inverse_frequencies, batch)
             for weights in self._layers[:layer]:
-                rotary = rotary or _rotary_tables(batch, weights.inverse_frequencies)
                 x_TD = self._run_layer(weights, x_TD, rotary, batch)
             return self._final_norm(x_TD) if layer == self.shape.num_layers else x_TD
 
-    def _run_layer(self, layer: _Layer, x_TD: Tensor, rotary: tuple[Tensor, Tensor], batch: PackedBatch) -> Tensor:
-        num_heads, head_dim = self.shape.num_heads, self.shape.head_dim
-        qkv_T3HK = layer.query_key_value(layer.attention_norm(x_TD)).view(-1, 3, num_heads, head_dim)
-        qk_T2HK = _rotate(qkv_T3HK[:, :2], *rotary)
-        dtype = qkv_T3HK.dtype if self._device.type == "cuda" else torch.float32
+    def _run_layer(self, layer: _Layer, x_TD: Tensor, rotary: Rotary, batch: PackedBatch) -> Tensor:
+        qkv_TX = layer.query_key_value(layer.attention_norm(x_TD))
+        qkv_T3HK = qkv_TX.view(-1, 3, self.shape.num_heads, self.shape.head_dim)
         with torch.autocast(self._device.type, enabled=False):
-            out_THK = self._attend(qk_T2HK[:, 0].to(dtype), qk_T2HK[:, 1].to(dtype), qkv_T3HK[:, 2].to(dtype), batch)
-        x_TD = x_TD + layer.attention_out(out_THK.reshape(x_TD.shape))
-        inner_TF = gelu(layer.feed_forward_in(layer.feed_forward_norm(x_TD)))
-        return x_TD + layer.feed_forward_out(inner_TF)
+            out_THK = self._attend(qkv_T3HK, rotary, batch)
+        x_TD = layer.attention_out.plus(out_THK.reshape(x_TD.shape), x_TD)
+        inner_TF = layer.feed_forward_in.gelu(layer.feed_forward_norm(x_TD))
+        return layer.feed_forward_out.plus(inner_TF, x_TD)
 
     def _layer(self, weights: Weights, name: str) -> _Layer:
         shape, attention = self.shape, f"{name}attention.self."
-        parts = [self._float_dense(weights, attention + part, shape.hidden, shape.hidden) for part in _QKV]
+        parts = [self._take_dense(weights, attention + part, shape.hidden, shape.hidden) for part in _QKV]
         scale = torch.tensor([shape.head_dim**-0.5, 1.0, 1.0]).repeat_interleave(shape.hidden)
         weight, bias = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        inverse_name = f"{attention}rotary_embeddings.inv_freq"
-        if inverse_name in weights:
-            inverse = weights.take(inverse_name, shape.head_dim // 2)
-        else:
-            inverse = 10000 ** -(torch.arange(0, shape.head_dim, 2).float() / shape.head_dim)
         return _Layer(
             attention_norm=self._norm(weights, f"{name}attention.LayerNorm"),
-            query_key_value=self._placed(_Dense(weight * scale[:, None], bias * scale)),
-            inverse_frequencies=inverse.to(self._device),
+            query_key_value=self._placed(weight * scale[:, None], bias * scale),
             attention_out=self._dense(weights, f"{name}attention.output.dense", shape.hidden, shape.hidden),
             feed_forward_norm=self._norm(weights, f"{name}LayerNorm"),
             feed_forward_in=self._dense(weights, f"{name}intermediate.dense", shape.intermediate, shape.hidden),
             feed_forward_out=self._dense(weights, f"{name}output.dense", shape.hidden, shape.intermediate),
         )
 
-    def _float_dense(self, weights: Weights, name: str, num_out: int, num_in: int) -> _Dense:
-        return _Dense(weights.take(f"{name}.weight", num_out, num_in), weights.take(f"{name}.bias", num_out))
+    def _frequencies(self, weights: Weights) -> Tensor:
+        """[K / 2], as the checkpoint stores them; the same in every layer of ESM-2."""
+        head_dim = self.shape.head_dim
+        names = [
+            f"encoder.layer.{index}.attention.self.rotary_embeddings.inv_freq" for index in range(self.shape.num_layers)
+        ]
+        stored = [weights.take(name, head_dim // 2) for name in names if name in weights]
+        return (stored[0] if stored else 10000 ** -(torch.arange(0, head_dim, 2).float() / head_dim)).to(self._device)
 
-    def _dense(self, weights: Weights, name: str, num_out: int, num_in: int) -> _Dense:
-        return self._placed(self._float_dense(weights, name, num_out, num_in))
+    def _take_dense(self, weights: Weights, name: str, num_out: int, num_in: int) -> tuple[Tensor, Tensor]:
+        return weights.take(f"{name}.weight", num_out, num_in), weights.take(f"{name}.bias", num_out)
 
-    def _placed(self, dense: _Dense) -> _Dense:
-        return _Dense(*(tensor.to(self._device, self._dtype) for tensor in dense))
+    def _dense(self, weights: Weights, name: str, num_out: int, num_in: int) -> Dense:
+        return self._placed(*self._take_dense(weights, name, num_out, num_in))
+
+    def _placed(self, weight: Tensor, bias: Tensor) -> Dense:
+        return Dense(weight, bias, device=self._device, dtype=self._dtype)
 
     def _norm(self, weights: Weights, name: str) -> _Norm:
         hidden = self.shape.hidden
@@ -148,22 +141,6 @@ class Esm2:
 
 
 _QKV = ("query", "key", "value")
-
-
-def _rotary_tables(batch: PackedBatch, inverse_frequencies: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [T, 1, 1, K / 2] in float32: in BF16 half of the positions would coincide."""
-    angles_T11K = (batch.positions_T[:, None].float() * inverse_frequencies)[:, None, None]
-    return angles_T11K.cos(), angles_T11K.sin()
-
-
-def _rotate(x_T2HK: Tensor, cos_T11K: Tensor, sin_T11K: Tensor) -> Tensor:
-    """Rotary positions (Su et al., 2021), the halves of each head paired, in float32."""
-    first, second = x_T2HK.float().chunk(2, dim=-1)
-    out_T2HK = torch.empty(x_T2HK.shape, device=x_T2HK.device)
-    out_first, out_second = out_T2HK.chunk(2, dim=-1)
-    torch.mul(first, cos_T11K, out=out_first).addcmul_(second, sin_T11K, value=-1)
-    torch.mul(second, cos_T11K, out=out_second).addcmul_(first, sin_T11K)
-    return out_T2HK
 
 
 def random_weights(shape: Esm2Shape, seed: int) -> dict[str, Tensor]:

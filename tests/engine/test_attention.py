@@ -2,52 +2,152 @@
 
 from __future__ import annotations
 
+import platform
+import shutil
+
 import pytest
 import torch
+from torch import Tensor
 
+from hpc_embed.engine import kernel
 from hpc_embed.engine.attention import HankelAlibi, available_back_ends, choose_attention, make_attention
-from hpc_embed.engine.batches import make_batch
+from hpc_embed.engine.batches import PackedBatch, make_batch
 from hpc_embed.engine.dnabert import alibi_slopes
+from hpc_embed.engine.rotary import Rotary
 from tests.engine.references import CPU, dense_attention, random_tokens
 
 LENGTHS = [1, 2, 3, 65, 65, 200, 7]
+BLOCK_EDGES = [600, 513, 512, 511, 257, 256, 255, 64, 33, 33, 32, 31, 17, 16, 15, 9, 8, 7, 2, 1]
+"""On either side of the kernel's blocks of 256 keys, 32 or 16 queries and 8 or 4 keys."""
 NUM_HEADS, HEAD_DIM = 12, 16
+LEVELS = range(1, kernel.level() + 1)
+BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 4e-2}
+"""Inputs are of the order of 1; BF16 keeps eight bits of each weight and of each result."""
 
 
-def case(device: torch.device, dtype: torch.dtype) -> tuple[list[torch.Tensor], object]:
-    generator = torch.Generator().manual_seed(0)
-    qkv = torch.randn(3, sum(LENGTHS), NUM_HEADS, HEAD_DIM, generator=generator)
-    qkv[0] *= HEAD_DIM**-0.5
-    return list(qkv.to(device, dtype)), make_batch(random_tokens(LENGTHS), device)
+def packed(lengths: list[int], head_dim: int = HEAD_DIM, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Random q, k and v [T, 3, H, K], the scale in q."""
+    qkv = torch.randn(sum(lengths), 3, NUM_HEADS, head_dim, generator=torch.Generator().manual_seed(0))
+    qkv[:, 0] *= head_dim**-0.5
+    return qkv.to(dtype)
+
+
+def rotary_of(batch: PackedBatch, head_dim: int = HEAD_DIM) -> Rotary:
+    """Rotary positions as ESM-2 has them."""
+    return Rotary(10000 ** -(torch.arange(0, head_dim, 2).float() / head_dim), batch)
+
+
+def turned_by_complex_numbers(x_THK: Tensor, lengths: list[int]) -> Tensor:
+    """Rotary positions by the textbook: each pair a complex number, turned by its position, in float64."""
+    half = x_THK.shape[-1] // 2
+    positions = torch.cat([torch.arange(length) for length in lengths]).double()
+    angles = positions[:, None, None] * 10000 ** -(torch.arange(half).double() / half)
+    pairs = torch.complex(x_THK[..., :half].double(), x_THK[..., half:].double())
+    turned = pairs * torch.polar(torch.ones_like(angles), angles)
+    return torch.cat([turned.real, turned.imag], dim=-1)
+
+
+def oracle(qkv: Tensor, lengths: list[int], slopes: list[float] | None, is_rotary: bool) -> Tensor:
+    """The same in float64, dense."""
+    q, k, v = qkv.double().unbind(1)
+    if is_rotary:
+        q, k = (turned_by_complex_numbers(x, lengths) for x in (q, k))
+    return dense_attention(q, k, v, lengths, slopes or [0.0] * NUM_HEADS)
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-@pytest.mark.parametrize("name", ["sdpa", "flex"])
-@pytest.mark.parametrize("has_alibi", [False, True])
-def test_back_end_equals_the_dense_oracle_on_the_cpu(name: str, has_alibi: bool) -> None:
-    slopes = alibi_slopes(NUM_HEADS) if has_alibi else [0.0] * NUM_HEADS
-    (q, k, v), batch = case(CPU, torch.float32)
-    attend = make_attention(name, torch.tensor(slopes) if has_alibi else None)
-    ours = attend(q, k, v, batch)  # type: ignore[arg-type]
-    assert (ours - dense_attention(q, k, v, LENGTHS, slopes)).abs().max() <= 1e-5
+@pytest.mark.parametrize("name", [*available_back_ends(CPU, HEAD_DIM, has_alibi=False), "flex"])
+@pytest.mark.parametrize("kind", ["plain", "rotary", "alibi"])
+def test_back_end_equals_the_dense_oracle_on_the_cpu(name: str, kind: str) -> None:
+    slopes = alibi_slopes(NUM_HEADS) if kind == "alibi" else None
+    qkv, batch = packed(LENGTHS), make_batch(random_tokens(LENGTHS), CPU)
+    attend = make_attention(name, None if slopes is None else torch.tensor(slopes))
+    ours = attend(qkv, rotary_of(batch) if kind == "rotary" else None, batch)
+    assert (ours - oracle(qkv, LENGTHS, slopes, kind == "rotary")).abs().max() <= BOUNDS[torch.float32]
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: kernel.LEVELS[level])
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+@pytest.mark.parametrize("head_dim", [8, 16, 24, 32, 64, 128])
+def test_kernel_equals_the_dense_oracle_at_every_edge_of_its_blocks(
+    level: int, dtype: torch.dtype, head_dim: int
+) -> None:
+    batch = make_batch(random_tokens(BLOCK_EDGES), CPU)
+    qkv = packed(BLOCK_EDGES, head_dim, dtype)
+    slopes = alibi_slopes(NUM_HEADS)
+    ours = kernel.attend(qkv, None, batch, torch.tensor(slopes), level)
+    assert ours.dtype == dtype
+    assert (ours - oracle(qkv, BLOCK_EDGES, slopes, is_rotary=False)).abs().max() <= BOUNDS[dtype]
+    turned = kernel.attend(qkv, rotary_of(batch, head_dim), batch, None, level)
+    assert (turned - oracle(qkv, BLOCK_EDGES, None, is_rotary=True)).abs().max() <= BOUNDS[dtype]
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: kernel.LEVELS[level])
+@pytest.mark.parametrize("shift", [-300.0, 300.0])
+def test_kernel_keeps_to_the_softmax_where_scores_are_extreme(level: int, shift: float) -> None:
+    lengths = [300]
+    qkv = packed(lengths)
+    qkv[:, 0] *= 30
+    qkv[:, 0, :, 0], qkv[:, 1, :, 0] = shift, 1.0  # all scores far from zero, and far from each other
+    batch = make_batch(random_tokens(lengths), CPU)
+    ours = kernel.attend(qkv, None, batch, None, level)
+    assert (ours - oracle(qkv, lengths, None, is_rotary=False)).abs().max() <= 1e-3
+
+
+@pytest.mark.parametrize("name", available_back_ends(CPU, HEAD_DIM, has_alibi=False))
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+@pytest.mark.parametrize("kind", ["rotary", "alibi"])
+@pytest.mark.parametrize("num_threads", [1, 2, 5])
+def test_back_end_gives_the_same_bits_alone_and_packed(
+    name: str, dtype: torch.dtype, kind: str, num_threads: int
+) -> None:
+    slopes = torch.tensor(alibi_slopes(NUM_HEADS)) if kind == "alibi" else None
+
+    def attend(qkv: Tensor, lengths: list[int]) -> Tensor:
+        batch = make_batch(random_tokens(lengths), CPU)
+        return make_attention(name, slopes)(qkv, rotary_of(batch) if kind == "rotary" else None, batch)
+
+    qkv = packed(BLOCK_EDGES, dtype=dtype)
+    one_thread = attend(qkv, BLOCK_EDGES)
+    torch.set_num_threads(num_threads)
+    try:
+        together = attend(qkv, BLOCK_EDGES)
+        windows = zip(torch.split(qkv, BLOCK_EDGES), torch.split(together, BLOCK_EDGES), BLOCK_EDGES, strict=True)
+        for window, expected, length in windows:
+            assert torch.equal(attend(window, [length]), expected), length
+    finally:
+        torch.set_num_threads(1)
+    assert torch.equal(together, one_thread)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("has_alibi", [False, True])
-def test_every_back_end_of_a_gpu_equals_the_dense_oracle(has_alibi: bool) -> None:
-    slopes = alibi_slopes(NUM_HEADS) if has_alibi else [0.0] * NUM_HEADS
+@pytest.mark.parametrize("kind", ["rotary", "alibi"])
+def test_every_back_end_of_a_gpu_equals_the_dense_oracle(kind: str) -> None:
+    slopes = alibi_slopes(NUM_HEADS) if kind == "alibi" else None
     device = torch.device("cuda")
-    (q, k, v), batch = case(device, torch.bfloat16)
-    oracle = dense_attention(q.cpu(), k.cpu(), v.cpu(), LENGTHS, slopes)
-    for name in available_back_ends(device, has_alibi):
-        attend = make_attention(name, torch.tensor(slopes, device=device) if has_alibi else None)
-        assert (attend(q, k, v, batch).cpu() - oracle).abs().max() <= 2e-2, name  # type: ignore[arg-type]
+    qkv, batch = packed(LENGTHS, dtype=torch.bfloat16), make_batch(random_tokens(LENGTHS), device)
+    expected = oracle(qkv, LENGTHS, slopes, kind == "rotary")
+    frequencies = 10000 ** -(torch.arange(0, HEAD_DIM, 2, device=device).float() / HEAD_DIM)
+    for name in available_back_ends(device, HEAD_DIM, kind == "alibi"):
+        attend = make_attention(name, None if slopes is None else torch.tensor(slopes, device=device))
+        ours = attend(qkv.to(device), Rotary(frequencies, batch) if kind == "rotary" else None, batch)
+        assert (ours.cpu() - expected).abs().max() <= BOUNDS[torch.bfloat16], name
 
 
-def test_the_cpu_takes_sdpa() -> None:
-    assert choose_attention(CPU)[0] == "sdpa"
-    assert available_back_ends(CPU, has_alibi=True) == ["sdpa"]
+def test_the_kernel_is_built_where_a_compiler_is() -> None:
+    if platform.machine() != "x86_64" or shutil.which("cc") is None:
+        pytest.skip("needs x86-64 and a C compiler")
+    assert kernel.LIBRARY.exists()
+    assert kernel.level() > 0
+
+
+def test_the_cpu_takes_the_kernel_where_it_can_and_sdpa_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_attention(CPU, 16)[0] == ("kernel" if LEVELS else "sdpa")
+    assert choose_attention(CPU, 20)[0] == "sdpa"
+    monkeypatch.setattr(kernel, "_library", lambda: None)
+    assert choose_attention(CPU, 16)[0] == "sdpa"
+    assert available_back_ends(CPU, 64, has_alibi=True) == ["sdpa"]
 
 
 def test_alibi_bias_is_a_view_that_takes_no_memory_of_its_own() -> None:

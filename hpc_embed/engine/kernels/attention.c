@@ -1,0 +1,145 @@
+/* Attention over packed rows on a CPU: softmax(Q K' + bias) V for each window and head by itself.
+ *
+ * Why it exists: torch's CPU attention reaches a quarter of the FP32 and a tenth of the BF16 peak at the head
+ * dimensions of the small ESM-2 (benchmarks/reports), so that it takes half of the time in BF16.
+ *
+ * Lanes are queries. A block of BQ queries lies transposed in L1, so that every product is a broadcast from a
+ * row of K or V times a vector of queries, maxima and sums are vertical, and no head dimension wastes lanes:
+ *
+ *     S[j][i] = sum_k K[j][k] * Q[i][k]       j: BK keys       i: BQ queries, the lanes
+ *     O[k][i] = sum_j V[j][k] * P[j][i]       k: head dimension, P = exp2(S - max)
+ *
+ * Keys come in blocks of BK with a running maximum and sum (Milakov and Gimelshein, 2018), so that scores never
+ * leave the cache and a window may have any length. The order of the operations on one query depends on its
+ * window alone: the result is the same bit for bit whatever the batch and the number of threads.
+ *
+ * The body is compiled once for each instruction set and chosen by what the processor has.
+ */
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LOG2_E 1.4426950408889634f
+#define BK 256 /* keys in one block; even */
+
+typedef struct {
+    const void *qkv; /* [T][3][H][K], the scale in Q already */
+    void *out;       /* [T][H][K] */
+    int is_bf16;     /* of qkv and out alike; float32 otherwise */
+    int num_heads, head_dim;
+    const float *cosines, *sines; /* [longest window][K / 2] rotary tables, or null */
+    const float *slopes;          /* [H] ALiBi, or null */
+} Job;
+
+static inline float from_bf16(uint16_t bits) {
+    uint32_t wide = (uint32_t)bits << 16;
+    float value;
+    memcpy(&value, &wide, 4);
+    return value;
+}
+
+static inline uint16_t to_bf16(float value) { /* round to nearest, ties to even; NaN stays NaN */
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 0x40);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+/* Row `which` (0 Q, 1 K, 2 V) of token t and head h, in float32, rotated to its position where asked. */
+static inline __attribute__((always_inline)) void
+read_row(const Job *job, float *restrict row, int64_t t, int which, int h, int position) {
+    const int dim = job->head_dim, half = dim / 2;
+    const int64_t at = ((t * 3 + which) * job->num_heads + h) * dim;
+    if (job->is_bf16) {
+        const uint16_t *from = (const uint16_t *)job->qkv + at;
+        for (int k = 0; k < dim; k++) row[k] = from_bf16(from[k]);
+    } else {
+        memcpy(row, (const float *)job->qkv + at, (size_t)dim * 4);
+    }
+    if (which == 2 || !job->cosines) return;
+    const float *restrict c = job->cosines + (int64_t)position * half, *restrict s = job->sines + (int64_t)position * half;
+    for (int k = 0; k < half; k++) {
+        const float first = row[k], second = row[k + half];
+        row[k] = first * c[k] - second * s[k];
+        row[k + half] = second * c[k] + first * s[k];
+    }
+}
+
+static int64_t round_up(int64_t number, int64_t multiple) { return (number + multiple - 1) / multiple * multiple; }
+
+#define MAX_DIM 256 /* head dimension */
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma")
+#define ATTEND attend_avx512_bf16
+#define W 16
+#define R 8
+#define KR 8
+#define DOT_BF16
+#include "attention_body.h"
+#pragma GCC pop_options
+
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,fma")
+#define ATTEND attend_avx512
+#define W 16
+#define R 8
+#define KR 8
+#include "attention_body.h"
+#pragma GCC pop_options
+
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#define ATTEND attend_avx2
+#define W 8
+#define R 4
+#define KR 4
+#include "attention_body.h"
+#pragma GCC pop_options
+#endif
+
+/* What this processor can run: 0 nothing of ours, 1 AVX2, 2 AVX-512, 3 AVX-512 with BF16 products. */
+int hpc_embed_attention_level(void) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512dq"))
+        return __builtin_cpu_supports("avx512bf16") ? 3 : 2;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 1;
+#endif
+    return 0;
+}
+
+/* Heads first_head to last_head - 1 of every window; starts has num_windows + 1 entries. The head dimension is a
+ * multiple of 8, at most MAX_DIM. Returns 0, 1 where memory is short, 2 for arguments out of range. */
+int hpc_embed_attend(const void *qkv, void *out, int is_bf16, const int32_t *starts, int num_windows, int num_heads,
+                     int head_dim, const float *cosines, const float *sines, const float *slopes, int first_head,
+                     int last_head, int level) {
+    if (head_dim % 8 || head_dim > MAX_DIM || head_dim <= 0 || level < 1 || level > 3) return 2;
+    const Job job = {qkv, out, is_bf16, num_heads, head_dim, cosines, sines, slopes};
+    int64_t longest = 0;
+    for (int b = 0; b < num_windows; b++)
+        if (starts[b + 1] - starts[b] > longest) longest = starts[b + 1] - starts[b];
+    const size_t rows = (size_t)round_up(longest + 2, 64);
+    char *scratch = aligned_alloc(64, 2 * rows * (size_t)head_dim * 4);
+    if (!scratch) return 1;
+    int failed = 0;
+    for (int b = 0; b < num_windows; b++)
+        for (int h = first_head; h < last_head; h++) {
+#if defined(__x86_64__)
+            const int64_t start = starts[b], length = starts[b + 1] - starts[b];
+            void *keys = scratch, *values = scratch + rows * (size_t)head_dim * 4;
+            if (level == 3 && is_bf16) attend_avx512_bf16(&job, start, length, h, keys, values);
+            else if (level >= 2) attend_avx512(&job, start, length, h, keys, values);
+            else attend_avx2(&job, start, length, h, keys, values);
+#else
+            failed = 2;
+#endif
+        }
+    free(scratch);
+    return failed;
+}
