@@ -27,6 +27,7 @@ from hpc_embed.config import (
     StatusSettings,
     SubmitSettings,
     TaskSettings,
+    VerifySettings,
     WorkSettings,
 )
 from hpc_embed.errors import FULL_DISK_REMEDY, EnvironmentFault, HpcEmbedError, Interrupted, UsageError, is_full_disk
@@ -48,8 +49,11 @@ class Command:
         return f"hpc_embed.commands.{self.name.replace('-', '_')}"
 
     @property
-    def takes_fasta(self) -> bool:
-        return PlanSettings in self.settings
+    def positional(self) -> str | None:
+        """The setting that arguments without a flag are for."""
+        if PlanSettings in self.settings:
+            return "fasta"
+        return "model" if VerifySettings in self.settings else None
 
 
 COMMANDS = (
@@ -79,6 +83,11 @@ COMMANDS = (
         "stage-model",
         "Download a model, pin it, and put it where nodes without internet find it.",
         (StageSettings, OutputSettings),
+    ),
+    Command(
+        "verify",
+        "Compare our vectors with the reference implementation's, on a model's own weights.",
+        (VerifySettings, OutputSettings),
     ),
     Command("models", "List the models.", (OutputSettings,)),
     Command("doctor", "Tell what this machine can do, and what is missing.", (OutputSettings,)),
@@ -153,7 +162,7 @@ def run_command(command: Command, namespace: Namespace) -> int:
 def make_parser(command: Command) -> CommandParser:
     """The parser of one command, from its settings."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    positional = "[FASTA ...] " if command.takes_fasta else ""
+    positional = {"fasta": "[FASTA ...] ", "model": "[MODEL] ", None: ""}[command.positional]
     parser = CommandParser(
         prog=f"hpc-embed {command.name}",
         usage=f"%(prog)s {positional}[options]",
@@ -168,7 +177,7 @@ def make_parser(command: Command) -> CommandParser:
 
 
 def normalise(parser: CommandParser, command: Command, arguments: Sequence[str]) -> list[str]:
-    """Dashes to underscores, `--flag` to `--flag=true`, and FASTA files from wherever they stand."""
+    """Dashes to underscores, `--flag` to `--flag=true`, and FASTA files or a model from wherever they stand."""
     flags = _boolean_names(command)
     known = {option for action in parser._actions for option in action.option_strings}
     normal: list[str] = []
@@ -198,11 +207,20 @@ def normalise(parser: CommandParser, command: Command, arguments: Sequence[str])
             normal.append(name + equals + value)
         else:
             normal += [name, waiting.pop(0)]
-    if files and not command.takes_fasta:
-        raise UsageError(
-            f"{command.name} takes no files, and was given {files[0]}.", remedy=f"See `{parser.prog} --help`."
-        )
-    return [*normal, f"--fasta={json.dumps(files)}"] if files else normal
+    return [*normal, *_positional(parser, command, files)]
+
+
+def _positional(parser: CommandParser, command: Command, given: list[str]) -> list[str]:
+    if not given:
+        return []
+    if command.positional == "fasta":
+        return [f"--fasta={json.dumps(given)}"]
+    if command.positional == "model" and len(given) == 1:
+        return [f"--model={given[0]}"]
+    taken = "no files" if command.positional is None else "one model"
+    raise UsageError(
+        f"{command.name} takes {taken}, and was given {' '.join(given)}.", remedy=f"See `{parser.prog} --help`."
+    )
 
 
 def _boolean_names(command: Command) -> set[str]:

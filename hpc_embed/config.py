@@ -108,6 +108,18 @@ class StageSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VerifySettings:
+    """Which model, and where"""
+
+    model: str = "esm2_t33_650M"
+    """A name from `hpc-embed models`, ORG/REPOSITORY on the hub, or a folder; --model may be left out before it."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    device: str = "auto"
+    """A GPU's number or cpu; auto is the first GPU, or the CPU where there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StatusSettings:
     """How long to look"""
 

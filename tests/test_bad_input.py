@@ -29,6 +29,9 @@ def files(tmp_path: Path) -> None:
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "stranger").mkdir()
     (tmp_path / "stranger" / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    (tmp_path / "esm1").mkdir()
+    esm1 = {"model_type": "esm", "position_embedding_type": "absolute", "emb_layer_norm_before": True}
+    (tmp_path / "esm1" / "config.json").write_text(json.dumps(esm1))
     (tmp_path / "hollow").mkdir()
     (tmp_path / "hollow" / "config.json").write_text(
         json.dumps({"model_type": "esm", "num_hidden_layers": 6, "hidden_size": 320, "intermediate_size": 1280})
@@ -84,6 +87,8 @@ MISTAKES = [
     ("plan protein.fa --model nobody/nothing", ENVIRONMENT, "are not in the hub cache"),
     ("plan protein.fa --model checkpoint", ENVIRONMENT, "checkpoint: no config.json"),
     ("plan protein.fa --model stranger", ENVIRONMENT, "model_type 'bert' is neither ESM-2 nor DNABERT-2/S."),
+    ("plan protein.fa --model esm1", ENVIRONMENT, "position_embedding_type is 'absolute', so this is an ESM, but"),
+    ("verify esm1", ENVIRONMENT, "so this is an ESM, but not ESM-2."),
     ("plan protein.fa --model hollow", ENVIRONMENT, "hollow: no weights"),
     ("local protein.fa --model esm2_t6_8M:untrained --devices 0", ENVIRONMENT, "no GPU 0 here"),
 ]

@@ -32,13 +32,6 @@ Attend = Callable[[Tensor, Rotary | None, PackedBatch], Tensor]
 their batch, to [T, H, K]."""
 
 
-def choose_attention(device: torch.device, head_dim: int, slopes_H: Tensor | None = None) -> tuple[str, Attend]:
-    """The fastest back end that this machine has for an encoder with or without ALiBi, and its name."""
-    available = available_back_ends(device, head_dim, slopes_H is not None)
-    name = next(name for name in _preferred(slopes_H is not None) if name in available)
-    return name, make_attention(name, slopes_H)
-
-
 def make_attention(name: str, slopes_H: Tensor | None = None) -> Attend:
     """One back end by name."""
     if name == "kernel":
@@ -53,22 +46,21 @@ def make_attention(name: str, slopes_H: Tensor | None = None) -> Attend:
     return lambda qkv, rotary, batch: _sdpa(qkv, rotary, batch, alibi)
 
 
-def available_back_ends(device: torch.device, head_dim: int, has_alibi: bool) -> list[str]:
-    """Back ends that can run here, found by looking for what they need."""
+def available_back_ends(device: torch.device, head_dim: int, dtype: torch.dtype, *, has_alibi: bool) -> list[str]:
+    """Back ends that can run here, the fastest first, found by looking for what they need."""
     if device.type != "cuda":
         return ["kernel", "sdpa"] if kernel.takes(head_dim) else ["sdpa"]
-    found = ["sdpa"]
-    if not has_alibi and _find_varlen() is not None:
-        found.append("varlen")
-    if importlib.util.find_spec("flash_attn") is not None:
-        found.append("flash")
-    if importlib.util.find_spec("torch.nn.attention.flex_attention") is not None:
-        found.append("flex")
-    return found
+    flex = ["flex"] if _has("torch.nn.attention.flex_attention") and _has("triton") else []
+    if dtype == torch.float32:  # the others multiply in half precision only
+        return ["sdpa", *flex]
+    varlen = ["varlen"] if not has_alibi and _find_varlen() is not None else []
+    flash = ["flash"] if _has("flash_attn") else []
+    return [*varlen, *flash, *flex, "sdpa"]
 
 
-def _preferred(has_alibi: bool) -> tuple[str, ...]:
-    return ("kernel", "flash", "flex", "sdpa") if has_alibi else ("kernel", "varlen", "flash", "flex", "sdpa")
+@cache
+def _has(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
 
 
 def _separate(qkv_T3HK: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -126,7 +118,7 @@ class HankelAlibi:
 
 @cache
 def _find_varlen() -> Callable[..., Any] | None:
-    if importlib.util.find_spec("torch.nn.attention.varlen") is None:
+    if not _has("torch.nn.attention.varlen"):
         return None
     from torch.nn.attention.varlen import varlen_attn
 

@@ -35,7 +35,7 @@ def find_device(device_id: int | str) -> torch.device:
     if not torch.cuda.is_available() or int(device_id) >= torch.cuda.device_count():
         raise EnvironmentFault(
             f"GPU {device_id} is not there: torch {torch.__version__} sees {torch.cuda.device_count()}.",
-            remedy="Check the driver with `hpc-embed doctor`, or choose --devices cpu.",
+            remedy="Check the driver with `hpc-embed doctor`, or choose the CPU.",
         )
     device = torch.device("cuda", int(device_id))
     torch.cuda.set_device(device)
@@ -127,6 +127,7 @@ def measure_token_budget(run_tokens: Callable[[int], None], device: torch.device
 
 def facts() -> list[tuple[str, bool, str]]:
     """What a doctor wants to know: name, whether it is well, detail."""
+    from hpc_embed.engine import kernel
     from hpc_embed.engine.attention import available_back_ends
 
     found: list[tuple[str, bool, str]] = []
@@ -134,7 +135,8 @@ def facts() -> list[tuple[str, bool, str]]:
         device = torch.device("cuda", index)
         capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
         precision = "BF16" if has_bf16(device) else "no BF16, FP32 instead"
-        back_ends = ", ".join(available_back_ends(device, 64, has_alibi=False))
+        dtype = torch.bfloat16 if has_bf16(device) else torch.float32
+        back_ends = ", ".join(available_back_ends(device, 64, dtype, has_alibi=False))
         gibibytes = free_bytes(device) / 2**30
         detail = f"{describe(device)}, capability {capability}, {precision}, {gibibytes:.0f} GiB free, {back_ends}"
         found.append((f"gpu {index}", True, detail))
@@ -142,7 +144,8 @@ def facts() -> list[tuple[str, bool, str]]:
         found.append(("gpu", False, f"torch {torch.__version__} sees none; hpc-embed runs on the CPU"))
     cpu = torch.device("cpu")
     precision = "BF16 instructions" if has_bf16(cpu) else "no BF16 instructions"
-    return [*found, ("cpu", True, f"{_cpu_name()}, {precision}")]
+    own = f"attention kernel for {kernel.LEVELS[kernel.level()]}" if kernel.level() else "no attention kernel of ours"
+    return [*found, ("cpu", True, f"{_cpu_name()}, {precision}, {own}")]
 
 
 def _cpu_flags() -> set[str]:

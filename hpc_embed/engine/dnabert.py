@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, layer_norm
 
-from hpc_embed.engine.attention import Attend, choose_attention
+from hpc_embed.engine.attention import available_back_ends, make_attention
 from hpc_embed.engine.batches import PackedBatch
 from hpc_embed.engine.checkpoints import Weights
 from hpc_embed.engine.dense import Dense
@@ -77,7 +77,8 @@ class DnaBert:
         self._device = device
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.slopes_H = torch.tensor(alibi_slopes(shape.num_heads), device=device)
-        self.attention_name, self._attend = choose_attention(device, shape.head_dim, self.slopes_H)
+        self.attention_back_ends = available_back_ends(device, shape.head_dim, self._dtype, has_alibi=True)
+        self.use_attention(self.attention_back_ends[0])
         weights = Weights(tensors, source)
         words = weights.take("embeddings.word_embeddings.weight", shape.vocabulary, shape.hidden)
         types = weights.take("embeddings.token_type_embeddings.weight", 2, shape.hidden)
@@ -86,9 +87,9 @@ class DnaBert:
         self._layers = [self._layer(weights, f"encoder.layer.{index}.") for index in range(shape.num_layers)]
         weights.finish()
 
-    def use_attention(self, name: str, attend: Attend) -> None:
-        """Use another attention back end."""
-        self.attention_name, self._attend = name, attend
+    def use_attention(self, name: str) -> None:
+        """Use one of `attention_back_ends`, the first of which is the one at first."""
+        self.attention_name, self._attend = name, make_attention(name, self.slopes_H)
 
     @torch.inference_mode()
     def __call__(self, batch: PackedBatch, layer: int) -> Tensor:

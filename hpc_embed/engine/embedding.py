@@ -26,6 +26,11 @@ class Encoder(Protocol):
     """Packed windows to hidden states."""
 
     attention_name: str
+    attention_back_ends: list[str]
+    """Those that it may use here, the fastest first."""
+
+    def use_attention(self, name: str) -> None:
+        """Use another of them."""
 
     def __call__(self, batch: PackedBatch, layer: int) -> Tensor:
         """Hidden states [T, D] in float32 after `layer` layers."""

@@ -16,13 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, layer_norm
 
-from hpc_embed.engine.attention import Attend, choose_attention
+from hpc_embed.engine.attention import available_back_ends, make_attention
 from hpc_embed.engine.batches import PackedBatch
 from hpc_embed.engine.checkpoints import Weights
 from hpc_embed.engine.dense import Dense
 from hpc_embed.engine.rotary import Rotary
 
-LAYER_NORM_EPS = 1e-5
 TOKEN_DROPOUT_SCALE = 1 - 0.15 * 0.8
 """Training masked 15 % of the tokens, 80 % of them by <mask>, and scaled embeddings by what was left; without
 any <mask>, inference scales every embedding by the same 0.88 (fair-esm, esm2.py, `token_dropout`)."""
@@ -37,6 +36,7 @@ class Esm2Shape:
     num_heads: int
     intermediate: int
     vocabulary: int = 33
+    layer_norm_eps: float = 1e-5
 
     @property
     def head_dim(self) -> int:
@@ -46,9 +46,10 @@ class Esm2Shape:
 class _Norm(NamedTuple):
     weight: Tensor
     bias: Tensor
+    eps: float
 
     def __call__(self, x_TD: Tensor) -> Tensor:
-        return layer_norm(x_TD, self.weight.shape, self.weight, self.bias, LAYER_NORM_EPS)
+        return layer_norm(x_TD, self.weight.shape, self.weight, self.bias, self.eps)
 
 
 class _Layer(NamedTuple):
@@ -71,7 +72,8 @@ class Esm2:
         self.shape = shape
         self._device = device
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self.attention_name, self._attend = choose_attention(device, shape.head_dim)
+        self.attention_back_ends = available_back_ends(device, shape.head_dim, self._dtype, has_alibi=False)
+        self.use_attention(self.attention_back_ends[0])
         weights = Weights(tensors, source)
         words = weights.take("embeddings.word_embeddings.weight", shape.vocabulary, shape.hidden)
         self._embeddings_VD = (TOKEN_DROPOUT_SCALE * words).to(device)
@@ -80,9 +82,9 @@ class Esm2:
         self._final_norm = self._norm(weights, "encoder.emb_layer_norm_after")
         weights.finish()
 
-    def use_attention(self, name: str, attend: Attend) -> None:
-        """Use another attention back end."""
-        self.attention_name, self._attend = name, attend
+    def use_attention(self, name: str) -> None:
+        """Use one of `attention_back_ends`, the first of which is the one at first."""
+        self.attention_name, self._attend = name, make_attention(name)
 
     @torch.inference_mode()
     def __call__(self, batch: PackedBatch, layer: int) -> Tensor:
@@ -137,7 +139,8 @@ class Esm2:
 
     def _norm(self, weights: Weights, name: str) -> _Norm:
         hidden = self.shape.hidden
-        return _Norm(*(weights.take(f"{name}.{part}", hidden).to(self._device) for part in ("weight", "bias")))
+        weight, bias = (weights.take(f"{name}.{part}", hidden).to(self._device) for part in ("weight", "bias"))
+        return _Norm(weight, bias, self.shape.layer_norm_eps)
 
 
 _QKV = ("query", "key", "value")

@@ -19,6 +19,8 @@ WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
 FALLBACK_WEIGHT_PATTERNS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 STAGED = "staged.json"
 """What `stage-model` writes beside the weights."""
+ESM2_HABITS = {"position_embedding_type": "rotary", "emb_layer_norm_before": False, "token_dropout": True}
+"""What ESM-2's config.json says and ESM-1's does not."""
 SMALL_FILES = ("config.json", "tokenizer.json", "vocab.txt")
 
 
@@ -212,6 +214,12 @@ def _model_of_config(name: str, config: Mapping[str, object], folder: Path) -> M
             remedy="See `hpc-embed models` for what is supported.",
         )
     template = _template(family)
+    for key, value in ESM2_HABITS.items() if family == "esm2" else ():
+        if config.get(key) not in (None, value):
+            raise EnvironmentFault(
+                f"{folder}: {key} is {config[key]!r}, so this is an ESM, but not ESM-2.",
+                remedy="See `hpc-embed models` for what is supported.",
+            )
     layers, hidden, inner = (
         whole_number(config, key, folder) for key in ("num_hidden_layers", "hidden_size", "intermediate_size")
     )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # torch is imported inside a worker's process only
     from torch import Tensor
 
     from hpc_embed.engine.embedding import Encoder
+    from hpc_embed.engine.references import Reference
 
 TRIAL_WINDOW_TOKENS = 256
 CONFIG_KEYS = {
@@ -41,6 +42,10 @@ class TransformerWorker(BaseEmbeddingWorker):
     @abstractmethod
     def make_tokeniser(self) -> Callable[[Sequence[bytes]], Sequence[Tokens]]:
         """The function from sequences to tokens."""
+
+    @abstractmethod
+    def make_reference(self, device: torch.device) -> Reference:
+        """The reference implementation with the same weights."""
 
     def load(self, device_id: int | str) -> LoadedModel:
         """Check the weights against the plan, and put the model on its device."""
@@ -64,10 +69,15 @@ class TransformerWorker(BaseEmbeddingWorker):
             return planned
         return copy_checkpoint(planned, Path(self.weights_copy) / f"hpc-embed-{self.identity.digest[:16]}")
 
-    def shape_of_config(self) -> dict[str, int]:
+    def dimensions_of_config(self) -> dict[str, int]:
         """Dimensions in the checkpoint's config.json, as keywords of either encoder's shape."""
         config = read_config(self.folder())
         return {name: whole_number(config, key, self.folder()) for name, key in CONFIG_KEYS.items()}
+
+    def eps_of_config(self, usual: float) -> float:
+        """What LayerNorm adds to the variance, the family's usual number where config.json does not say."""
+        eps = read_config(self.folder()).get("layer_norm_eps", usual)
+        return eps if isinstance(eps, float) else usual
 
     def read_tensors(self) -> dict[str, Tensor]:
         """The checkpoint's tensors."""

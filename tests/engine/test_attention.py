@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hpc_embed.engine import kernel
-from hpc_embed.engine.attention import HankelAlibi, available_back_ends, choose_attention, make_attention
+from hpc_embed.engine.attention import HankelAlibi, available_back_ends, make_attention
 from hpc_embed.engine.batches import PackedBatch, make_batch
 from hpc_embed.engine.dnabert import alibi_slopes
 from hpc_embed.engine.rotary import Rotary
@@ -20,6 +20,7 @@ LENGTHS = [1, 2, 3, 65, 65, 200, 7]
 BLOCK_EDGES = [600, 513, 512, 511, 257, 256, 255, 64, 33, 33, 32, 31, 17, 16, 15, 9, 8, 7, 2, 1]
 """On either side of the kernel's blocks of 256 keys, 32 or 16 queries and 8 or 4 keys."""
 NUM_HEADS, HEAD_DIM = 12, 16
+CPU_BACK_ENDS = available_back_ends(CPU, HEAD_DIM, torch.float32, has_alibi=False)
 LEVELS = range(1, kernel.level() + 1)
 BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 4e-2}
 """Inputs are of the order of 1; BF16 keeps eight bits of each weight and of each result."""
@@ -56,7 +57,7 @@ def oracle(qkv: Tensor, lengths: list[int], slopes: list[float] | None, is_rotar
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-@pytest.mark.parametrize("name", [*available_back_ends(CPU, HEAD_DIM, has_alibi=False), "flex"])
+@pytest.mark.parametrize("name", [*CPU_BACK_ENDS, "flex"])
 @pytest.mark.parametrize("kind", ["plain", "rotary", "alibi"])
 def test_back_end_equals_the_dense_oracle_on_the_cpu(name: str, kind: str) -> None:
     slopes = alibi_slopes(NUM_HEADS) if kind == "alibi" else None
@@ -94,7 +95,7 @@ def test_kernel_keeps_to_the_softmax_where_scores_are_extreme(level: int, shift:
     assert (ours - oracle(qkv, lengths, None, is_rotary=False)).abs().max() <= 1e-3
 
 
-@pytest.mark.parametrize("name", available_back_ends(CPU, HEAD_DIM, has_alibi=False))
+@pytest.mark.parametrize("name", CPU_BACK_ENDS)
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
 @pytest.mark.parametrize("kind", ["rotary", "alibi"])
 @pytest.mark.parametrize("num_threads", [1, 2, 5])
@@ -129,7 +130,7 @@ def test_every_back_end_of_a_gpu_equals_the_dense_oracle(kind: str) -> None:
     qkv, batch = packed(LENGTHS, dtype=torch.bfloat16), make_batch(random_tokens(LENGTHS), device)
     expected = oracle(qkv, LENGTHS, slopes, kind == "rotary")
     frequencies = 10000 ** -(torch.arange(0, HEAD_DIM, 2, device=device).float() / HEAD_DIM)
-    for name in available_back_ends(device, HEAD_DIM, kind == "alibi"):
+    for name in available_back_ends(device, HEAD_DIM, torch.bfloat16, has_alibi=kind == "alibi"):
         attend = make_attention(name, None if slopes is None else torch.tensor(slopes, device=device))
         ours = attend(qkv.to(device), Rotary(frequencies, batch) if kind == "rotary" else None, batch)
         assert (ours.cpu() - expected).abs().max() <= BOUNDS[torch.bfloat16], name
@@ -143,11 +144,13 @@ def test_the_kernel_is_built_where_a_compiler_is() -> None:
 
 
 def test_the_cpu_takes_the_kernel_where_it_can_and_sdpa_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose_attention(CPU, 16)[0] == ("kernel" if LEVELS else "sdpa")
-    assert choose_attention(CPU, 20)[0] == "sdpa"
+    def back_ends(head_dim: int) -> list[str]:
+        return available_back_ends(CPU, head_dim, torch.bfloat16, has_alibi=True)
+
+    assert back_ends(16) == (["kernel", "sdpa"] if LEVELS else ["sdpa"])
+    assert back_ends(20) == ["sdpa"]
     monkeypatch.setattr(kernel, "_library", lambda: None)
-    assert choose_attention(CPU, 16)[0] == "sdpa"
-    assert available_back_ends(CPU, 64, has_alibi=True) == ["sdpa"]
+    assert back_ends(16) == ["sdpa"]
 
 
 def test_alibi_bias_is_a_view_that_takes_no_memory_of_its_own() -> None:

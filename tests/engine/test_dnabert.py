@@ -14,13 +14,15 @@ from hpc_embed.engine.batches import make_batch
 from hpc_embed.engine.dnabert import DnaBert, DnaBertShape, alibi_slopes, random_weights
 from hpc_embed.engine.embedding import embed_windows
 from hpc_embed.engine.pooling import pool
+from hpc_embed.engine.references import dnabert_reference
 from hpc_embed.engine.tokens import BpeTokenizer, untrained_bpe_json
 from hpc_embed.errors import EnvironmentFault
-from tests.engine.references import CPU, dense_dnabert, random_tokens
+from tests.engine.references import CPU, random_tokens
 
 ORACLE = Path(__file__).parent / "oracle"
 """The authors' forward pass in float32 for a small model; see its README."""
 BOUND = 1e-5
+PAD = 3
 SHAPE = DnaBertShape(num_layers=2, hidden=96, num_heads=12, intermediate=384, vocabulary=128)
 TWELVE_SLOPES = [
     *(0.5, 0.25, 0.125, 0.0625, 0.03125, 0.015625, 0.0078125, 0.00390625),
@@ -49,19 +51,25 @@ def test_hidden_states_and_means_are_the_authors_own() -> None:
     batch = make_batch([np.array(tokens) for tokens in inputs["token_ids"]], CPU)
     hidden_TD = model(batch, shape.num_layers)
     means, _ = pool("mean_with_special", hidden_TD, batch)
+    reference = dnabert_reference(shape, tensors, CPU)
     for index, hidden in enumerate(torch.split(hidden_TD, list(batch.lengths))):
+        textbook = reference(torch.tensor([inputs["token_ids"][index]]), PAD)[-1][0]
+        assert (textbook - expected[f"hidden_{index}"]).abs().max() <= BOUND
         assert (hidden - expected[f"hidden_{index}"]).abs().max() <= BOUND
         assert (means[index] - expected[f"mean_with_special_{index}"]).abs().max() <= BOUND
 
 
-def test_hidden_states_equal_a_dense_padded_textbook_forward_pass() -> None:
-    tensors = random_weights(SHAPE, seed=1)
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_hidden_states_equal_a_dense_padded_textbook_forward_pass(layer: int) -> None:
     windows = random_tokens([3, 50, 7, 200], high=128)
+    padded_BN = torch.full((4, 200), PAD)
+    for row, window in enumerate(windows):
+        padded_BN[row, : len(window)] = torch.from_numpy(window.astype(int))
+    dense_BND = dnabert_reference(SHAPE, random_weights(SHAPE, seed=1), CPU)(padded_BN, PAD)[layer]
     batch = make_batch(windows, CPU)
-    packed = torch.split(encoder()(batch, 2), list(batch.lengths))
-    for window, ours in zip(windows, packed, strict=True):
-        oracle = dense_dnabert(tensors, window.tolist(), 12, TWELVE_SLOPES)
-        assert (ours - oracle).abs().max() <= BOUND
+    packed = torch.split(encoder()(batch, layer), list(batch.lengths))
+    for expected, ours in zip(dense_BND, packed, strict=True):
+        assert (ours - expected[: len(ours)]).abs().max() <= BOUND
 
 
 def test_alibi_slopes_of_twelve_heads_are_those_of_eight_and_every_second_of_sixteen() -> None:

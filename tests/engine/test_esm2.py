@@ -16,7 +16,8 @@ from hpc_embed.engine.checkpoints import read_weights
 from hpc_embed.engine.embedding import embed_windows
 from hpc_embed.engine.esm2 import TOKEN_DROPOUT_SCALE, Esm2Shape, random_weights
 from hpc_embed.engine.pooling import pool
-from hpc_embed.engine.tokens import ESM2_VOCABULARY, esm2_tokens
+from hpc_embed.engine.references import esm2_reference
+from hpc_embed.engine.tokens import ESM2_VOCABULARY, PAD, esm2_tokens
 from hpc_embed.errors import EnvironmentFault
 from tests.engine.references import CPU, PROTEINS, SMALL, TINY, esm2_encoder, random_tokens
 
@@ -32,34 +33,9 @@ def hidden_states(tensors: Mapping[str, Tensor], shape: Esm2Shape, layer: int) -
 
 def transformers_states(tensors: Mapping[str, Tensor], shape: Esm2Shape) -> list[tuple[Tensor, ...]]:
     """transformers' EsmModel, one protein at a time."""
-    from transformers import EsmConfig, EsmModel
-
-    config = EsmConfig(
-        vocab_size=33,
-        mask_token_id=32,
-        pad_token_id=1,
-        hidden_size=shape.hidden,
-        num_hidden_layers=shape.num_layers,
-        num_attention_heads=shape.num_heads,
-        intermediate_size=shape.intermediate,
-        max_position_embeddings=1026,
-        position_embedding_type="rotary",
-        emb_layer_norm_before=False,
-        token_dropout=True,
-        attention_probs_dropout_prob=0.0,
-        hidden_dropout_prob=0.0,
-        layer_norm_eps=1e-5,
-    )
-    model = EsmModel(config, add_pooling_layer=False).eval()
-    report = model.load_state_dict(
-        {name.removeprefix("esm."): tensor for name, tensor in tensors.items()}, strict=False
-    )
-    assert not [name for name in report.missing_keys if "position" not in name and "contact" not in name]
-    with torch.no_grad():
-        outputs = [
-            model(torch.tensor(tokens.astype(int))[None], output_hidden_states=True) for tokens in esm2_tokens(PROTEINS)
-        ]
-    return [(*(state[0] for state in out.hidden_states[:-1]), out.last_hidden_state[0]) for out in outputs]
+    run = esm2_reference((shape, tensors), CPU)
+    windows = [torch.tensor(tokens.astype(int))[None] for tokens in esm2_tokens(PROTEINS)]
+    return [tuple(state[0] for state in run(window, PAD)) for window in windows]
 
 
 def fair_esm_states(tensors: Mapping[str, Tensor], shape: Esm2Shape) -> list[Tensor]:

@@ -1,0 +1,66 @@
+"""`hpc-embed verify`: our vectors beside the reference implementation's, on the model's own weights."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from hpc_embed.commands.printing import print_json, print_table
+from hpc_embed.config import OutputSettings, VerifySettings
+from hpc_embed.errors import EnvironmentFault, Incomplete, UsageError
+from hpc_embed.run.identity import pin_model
+from hpc_embed.run.plan import Embedding
+from hpc_embed.workers.registry import make_worker
+
+
+def run(settings: VerifySettings, output: OutputSettings) -> int:
+    """Print the largest difference and the largest 1 - cos of each precision; Incomplete beyond the bounds."""
+    if importlib.util.find_spec("torch") is None:
+        raise EnvironmentFault("torch is not installed.", remedy="pip install 'hpc-embed[torch]'")
+    model, identity = pin_model(settings.model, settings.revision, None)
+    if not model.has_weights:
+        raise UsageError(f"{settings.model}: has no weights to verify.", remedy="See `hpc-embed models`.")
+    from hpc_embed.workers.transformer import TransformerWorker
+
+    embedding = Embedding(
+        pooling=model.pooling,
+        layer=model.num_layers,
+        precision="auto",
+        on_long="error",
+        max_residues=model.max_residues,
+        on_invalid="error",
+        case="upper",
+    )
+    worker = make_worker(identity, embedding)
+    if not isinstance(worker, TransformerWorker):
+        raise UsageError(f"{settings.model}: its worker names no reference.", remedy="See `hpc-embed models`.")
+    from hpc_embed.workers.verification import LARGEST_DISTANCE, verify
+
+    device, found = verify(worker, settings.device, model.kind)
+    if output.json:
+        rows = [each._asdict() | {"is_well": each.is_well} for each in found]
+        facts = {"model": identity.name, "source": identity.source, "revision": identity.revision}
+        print_json(facts | {"digest": identity.digest, "device": device, "agreements": rows})
+    else:
+        weights = "random weights" if identity.is_untrained else f"{identity.source} {identity.revision}".strip()
+        print(f"{identity.name} ({weights}) on {device}, beside the reference implementation in fp32:")
+        print_table(
+            ("precision", "attention", "largest difference", "largest 1 - cos", "bound", ""),
+            [
+                (
+                    each.precision,
+                    each.attention,
+                    f"{each.largest_difference:.1e}",
+                    f"{each.largest_distance:.1e}",
+                    f"{LARGEST_DISTANCE[each.precision]:.0e}",
+                    "ok" if each.is_well else "BEYOND",
+                )
+                for each in found
+            ],
+        )
+    beyond = [f"{each.precision} with {each.attention}" for each in found if not each.is_well]
+    if beyond:
+        raise Incomplete(
+            f"{identity.name} on {device}: the vectors in {', '.join(beyond)} lie beyond the bound.",
+            remedy="Use --precision fp32 for this model, and report it.",
+        )
+    return 0
