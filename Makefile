@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
 
-.PHONY: demo test slurm cluster container image setup setup-test lint docs clean
+.PHONY: demo test bench slurm cluster container image setup setup-test lint docs clean
 
 demo: setup  ## Embed examples/ offline: composition, untrained ESM-2 8M, untrained DNABERT-S
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
@@ -22,6 +22,14 @@ cluster: setup-test  ## A Slurm of three nodes to play with, in ./cluster; take 
 
 container: setup-test  ## The tests of the image alone
 	$(PYTEST) tests/container --durations=0 --capture=no
+
+bench: setup-test .venv-esm-cpp/.installed  ## Every benchmark that needs no GPU, in under 20 minutes; a report in benchmarks/reports
+	$(BIN)/python -m benchmarks
+
+.venv-esm-cpp/.installed:  # a peer that needs an older numpy; without it the benchmarks leave it out
+	$(PYTHON) -m venv .venv-esm-cpp
+	-.venv-esm-cpp/bin/pip install --quiet --disable-pip-version-check esm-cpp==0.2.1
+	touch $@
 
 image: setup  ## hpc_embed.sif; LOCK=lock-cpu.txt for one without CUDA
 	PYTHON=$(BIN)/python bash container/build.sh
@@ -50,4 +58,4 @@ docs: setup  ## Write docs/commands.md anew
 	$(BIN)/python -m docs.generate
 
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info
+	rm -rf $(VENV) .venv-esm-cpp demo build dist *.egg-info

@@ -23,14 +23,16 @@ Reference = Callable[[Tensor, int], tuple[Tensor, ...]]
 """Right-padded tokens [B, N] and the padding's id, to the hidden states [B, N, D] after 0, 1, … layers, float32."""
 
 
-def esm2_reference(source: Path | tuple[Esm2Shape, Mapping[str, Tensor]], device: torch.device) -> Reference:
+def esm2_reference(
+    source: Path | tuple[Esm2Shape, Mapping[str, Tensor]], device: torch.device, dtype: torch.dtype = torch.float32
+) -> Reference:
     """transformers' EsmModel from a checkpoint's folder, or from a shape and its tensors."""
     from transformers import EsmConfig, EsmModel
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     if isinstance(source, Path):
-        model = EsmModel.from_pretrained(source, add_pooling_layer=False, dtype=torch.float32, local_files_only=True)
+        model = EsmModel.from_pretrained(source, add_pooling_layer=False, dtype=dtype, local_files_only=True)
     else:
         shape, tensors = source
         config = EsmConfig(
@@ -52,7 +54,7 @@ def esm2_reference(source: Path | tuple[Esm2Shape, Mapping[str, Tensor]], device
         report = model.load_state_dict({name.removeprefix("esm."): t for name, t in tensors.items()}, strict=False)
         unread = [name for name in report.missing_keys if not name.startswith(("contact_head", "embeddings.position"))]
         assert not unread, unread
-    model = model.train(False).to(device)
+    model = model.train(False).to(device, dtype)
 
     @torch.inference_mode()
     def run(tokens_BN: Tensor, padding: int) -> tuple[Tensor, ...]:

@@ -1,0 +1,117 @@
+"""How fast does one core embed contigs with DNABERT-S, beside the dense padded way?
+
+    python -m benchmarks.dna_cpu [--fasta FILE] [--tokenizer FILE] [--records 16] [--json]
+
+Contigs are pieces of phage lambda's genome, of log-normal lengths around 1,500 bases up to 10,000, at places drawn
+with a fixed seed. The dense way is the textbook forward pass of hpc_embed.engine.references: DNABERT-S's published
+code no longer loads. Weights are random, of the true shape; so is the tokenizer, unless the published one is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks import measuring
+from benchmarks.measuring import Answer, Figure, Measured, Table, Way, Windows
+from hpc_embed.engine.dnabert import DnaBert, DnaBertShape, random_weights
+from hpc_embed.engine.references import dnabert_reference
+from hpc_embed.engine.tokens import BpeTokenizer, untrained_bpe_json
+from hpc_embed.planning.cost import cost_of, flops
+from hpc_embed.registry import find_model
+from hpc_embed.sequences.fasta import read_fasta
+
+CPU = torch.device("cpu")
+FASTA = Path(__file__).parent.parent / "examples" / "lambda_phage.fasta"
+SHORTEST, MEDIAN, LONGEST = 200, 1_500, 10_000
+TOKEN_BUDGET = 4096
+PAD = 3
+OURS = {"hpc-embed, FP32": "fp32", "hpc-embed, BF16": "bf16"}
+BATCH_8 = "dense, batches of 8 in file order"
+ONE = "dense, one at a time"
+DENSE = {
+    BATCH_8: measuring.in_file_order(8),
+    ONE: measuring.in_file_order(1),
+    "dense, sorted, 1,024 tokens": measuring.sorted_by_length(1024),
+}
+BAR = 2.5
+
+
+def contigs(fasta: Path, tokenizer: BpeTokenizer, num_records: int) -> Windows:
+    """Tokens of pieces of the file's first record."""
+    genome = next(iter(read_fasta(str(fasta)))).sequence.upper()
+    generator = np.random.default_rng(0)
+    lengths = np.clip(generator.lognormal(np.log(MEDIAN), 0.8, num_records), SHORTEST, LONGEST).astype(int)
+    starts = generator.integers(0, len(genome) - lengths)
+    return tokenizer.tokens(
+        [genome[start : start + length] for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)]
+    )
+
+
+def answer(fasta: Path, tokenizer: Path | None, num_records: int) -> Answer:
+    """Measure every way."""
+    bpe = BpeTokenizer(untrained_bpe_json() if tokenizer is None else tokenizer.read_text(encoding="utf-8"))
+    windows = contigs(fasta, bpe, num_records)
+    names = (*DENSE, *OURS, "hpc-embed, FP32 (again)")
+    found: dict[str, Measured] = {name: measuring.in_fresh_process(run_way, name, windows) for name in names}
+    lengths = [len(window) for window in windows]
+    flops_per_token = flops(cost_of(find_model("dnabert_s")), np.array(lengths)).sum() / sum(lengths)
+    peaks = {precision: measuring.in_fresh_process(measuring.matmul_peak, precision) for precision in OURS.values()}
+    rows = [
+        [
+            name,
+            f"{each.tokens_per_second:,.0f}",
+            f"{each.tokens_per_second / found[BATCH_8].tokens_per_second:.2f}",
+            f"{each.padding_efficiency:.0%}",
+            f"{each.tokens_per_second * flops_per_token / peaks[OURS[name]]:.0%}" if name in OURS else "",
+            f"{each.peak_bytes / 2**30:.1f} GiB",
+            f"{measuring.largest_distance(each.vectors, found[ONE].vectors):.0e}",
+        ]
+        for name, each in found.items()
+    ]
+    ratio = found["hpc-embed, FP32"].tokens_per_second / found[BATCH_8].tokens_per_second
+    which = "untrained tokenizer" if tokenizer is None else "published tokenizer"
+    title = f"dnabert_s: {len(windows)} contigs of lambda, {min(lengths)} to {max(lengths)} tokens ({which})"
+    headings = ("way", "tokens/s", "ratio", "padding efficiency", "share of peak", "peak memory", "largest 1 - cos")
+    note = (
+        f"One core. Largest matrix product in this run: {peaks['fp32'] / 1e9:.0f} GFLOP/s in FP32, "
+        f"{peaks['bf16'] / 1e9:.0f} in BF16; a token takes {flops_per_token / 1e6:.0f} MFLOP. "
+        f"FP32 over the first way: {ratio:.2f}, at least {BAR} is wanted: {'yes' if ratio >= BAR else 'NO'}."
+    )
+    figures = [Figure(f"dnabert_s: {name}: tokens", each.tokens_per_second, "tokens/s") for name, each in found.items()]
+    return Answer(
+        [Table(title, headings, rows, note)],
+        [*figures, Figure(f"dnabert_s: hpc-embed, FP32 over {BATCH_8}", ratio, "times")],
+    )
+
+
+def run_way(name: str, windows: Windows) -> Measured:
+    """One way, in this process."""
+    return measuring.measure(_way(name.removesuffix(" (again)")), windows)
+
+
+def _way(name: str) -> Way:
+    shape = DnaBertShape()
+    tensors = random_weights(shape, seed=0)
+    if name in OURS:
+        encoder = DnaBert(shape, tensors, source="benchmark", device=CPU, precision=OURS[name])
+        return measuring.packed(encoder, "mean_with_special", shape.num_layers, TOKEN_BUDGET, CPU)
+    return measuring.padded(dnabert_reference(shape, tensors, CPU), PAD, DENSE[name], num_special=0)
+
+
+def main() -> None:
+    """Measure, and print a table or a JSON line per figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fasta", type=Path, default=FASTA)
+    parser.add_argument("--tokenizer", type=Path, help="the published tokenizer.json")
+    parser.add_argument("--records", type=int, default=16)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    measuring.show(answer(options.fasta, options.tokenizer, options.records), as_json=options.json)
+
+
+if __name__ == "__main__":
+    main()
