@@ -179,7 +179,8 @@ class Crew:
 
     def _put_down(self, member: _Member, shard: str) -> None:
         member.assigned = [path for path in member.assigned if path.stem != shard]
-        member.current = None
+        if member.current == shard:  # it may be at the next one already
+            member.current = None
 
     def _rate(self, num_tokens: int) -> str:
         now = time.monotonic()
@@ -316,11 +317,13 @@ def _work(
         _end(events, WorkerFailed(reason, traceback.format_exc(), 1))
 
 
-def _shards_until_none(todo: multiprocessing.Queue[Path | None], stop: threading.Event) -> Iterator[Path]:
+def _shards_until_none(todo: multiprocessing.Queue[Path | None], stop: threading.Event) -> Iterator[Path | None]:
+    """The shards as they come; None while there is nothing to do."""
     while not stop.is_set():
         try:
             path = todo.get(timeout=POLL_SECONDS)
         except queue.Empty:
+            yield None
             continue
         if path is None:
             return

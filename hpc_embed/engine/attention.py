@@ -25,11 +25,14 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from hpc_embed.engine import kernel
 from hpc_embed.engine.batches import PackedBatch
+from hpc_embed.engine.chains import can_compile, fused
 from hpc_embed.engine.rotary import Rotary
 
 Attend = Callable[[Tensor, Rotary | None, PackedBatch], Tensor]
 """q, k, v in one [T, 3, H, K] with the scale already in q, the rotary positions that they are still to get, and
 their batch, to [T, H, K]."""
+FLEX_BLOCK = 128
+"""Tokens of a block in FlexAttention's mask."""
 
 
 def make_attention(name: str, slopes_H: Tensor | None = None) -> Attend:
@@ -41,7 +44,7 @@ def make_attention(name: str, slopes_H: Tensor | None = None) -> Attend:
     if name == "flash":
         return lambda qkv, rotary, batch: _flash(qkv, rotary, batch, slopes_H)
     if name == "flex":
-        return lambda qkv, rotary, batch: _flex(qkv, rotary, batch, slopes_H)
+        return FlexAttention(slopes_H)
     alibi = None if slopes_H is None else HankelAlibi(slopes_H)
     return lambda qkv, rotary, batch: _sdpa(qkv, rotary, batch, alibi)
 
@@ -50,7 +53,7 @@ def available_back_ends(device: torch.device, head_dim: int, dtype: torch.dtype,
     """Back ends that can run here, the fastest first, found by looking for what they need."""
     if device.type != "cuda":
         return ["kernel", "sdpa"] if kernel.takes(head_dim) else ["sdpa"]
-    flex = ["flex"] if _has("torch.nn.attention.flex_attention") and _has("triton") else []
+    flex = ["flex"] if _has("torch.nn.attention.flex_attention") and can_compile() else []
     if dtype == torch.float32:  # the others multiply in half precision only
         return ["sdpa", *flex]
     varlen = ["varlen"] if not has_alibi and _find_varlen() is not None else []
@@ -66,7 +69,7 @@ def _has(module: str) -> bool:
 def _separate(qkv_T3HK: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor, Tensor]:
     """Queries and keys at their positions, and values, each [T, H, K]; in float32 on a CPU."""
     dtype = qkv_T3HK.dtype if qkv_T3HK.is_cuda else torch.float32
-    qk_T2HK = qkv_T3HK[:, :2] if rotary is None else rotary.rotated(qkv_T3HK)
+    qk_T2HK = qkv_T3HK[:, :2] if rotary is None else rotary.rotated(qkv_T3HK[:, :2])
     return qk_T2HK[:, 0].to(dtype), qk_T2HK[:, 1].to(dtype), qkv_T3HK[:, 2].to(dtype)
 
 
@@ -157,30 +160,56 @@ def _flash(qkv_T3HK: Tensor, rotary: Rotary | None, batch: PackedBatch, slopes_H
     return out
 
 
-@cache
-def _flex_function(is_compiled: bool) -> Callable[..., Any]:
-    from torch.nn.attention import flex_attention as module
+class FlexAttention:
+    """FlexAttention with a document mask, which is made once for each batch and handed to every layer."""
 
-    eager: Callable[..., Any] = module.flex_attention
-    return torch.compile(eager, dynamic=True) if is_compiled else eager
+    def __init__(self, slopes_H: Tensor | None) -> None:
+        self._slopes_H = slopes_H
+        self._batch: PackedBatch | None = None
+        self._mask: Any = None
+
+    def __call__(self, qkv_T3HK: Tensor, rotary: Rotary | None, batch: PackedBatch) -> Tensor:
+        from torch.nn.attention import flex_attention as module
+
+        if batch is not self._batch:
+            self._batch, self._mask = batch, document_mask(batch)
+        slopes_H = self._slopes_H
+
+        def alibi(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+            assert slopes_H is not None
+            return score - slopes_H[h] * (i - j).abs()
+
+        attend: Callable[..., Any] = fused(module.flex_attention, qkv_T3HK.device.type)
+        q, k, v = (x_THK.transpose(0, 1)[None] for x_THK in _separate(qkv_T3HK, rotary))
+        score_mod = None if slopes_H is None else alibi
+        out: Any = attend(q, k, v, score_mod=score_mod, block_mask=self._mask, scale=1.0)
+        result: Tensor = out[0].transpose(0, 1)
+        return result
 
 
-def _flex(qkv_T3HK: Tensor, rotary: Rotary | None, batch: PackedBatch, slopes_H: Tensor | None) -> Tensor:
-    from torch.nn.attention.flex_attention import create_block_mask
+def document_mask(batch: PackedBatch) -> Any:
+    """Block mask of packed windows from where they start: a dense mask of T * T would not fit.
+
+    A block of queries sees the blocks of keys from its first token's window to the end of its last token's.
+    """
+    from torch.nn.attention.flex_attention import BlockMask
 
     window_T, num_tokens = batch.window_of_token_T, batch.num_tokens
+    num_blocks = -(-num_tokens // FLEX_BLOCK)
+    blocks_Q = torch.arange(num_blocks, device=window_T.device)
+    first_Q = batch.starts_B1[window_T[blocks_Q * FLEX_BLOCK]] // FLEX_BLOCK
+    ends_Q = (blocks_Q * FLEX_BLOCK + FLEX_BLOCK - 1).clamp_max(num_tokens - 1)
+    last_Q = (batch.starts_B1[window_T[ends_Q] + 1] - 1) // FLEX_BLOCK
+    indices_QB = (first_Q[:, None] + blocks_Q).clamp_max(num_blocks - 1)
 
     def same_window(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         return window_T[i] == window_T[j]
 
-    def alibi(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        assert slopes_H is not None
-        return score - slopes_H[h] * (i - j).abs()
-
-    attend = _flex_function(qkv_T3HK.is_cuda)
-    mask = create_block_mask(same_window, None, None, num_tokens, num_tokens, device=qkv_T3HK.device)
-    q, k, v = (x_THK.transpose(0, 1)[None] for x_THK in _separate(qkv_T3HK, rotary))
-    score_mod = alibi if slopes_H is not None else None
-    out: Any = attend(q, k, v, score_mod=score_mod, block_mask=mask, scale=1.0)
-    result: Tensor = out[0].transpose(0, 1)
-    return result
+    mask: Any = BlockMask.from_kv_blocks(
+        (last_Q - first_Q + 1)[None, None].int(),
+        indices_QB[None, None].int(),
+        BLOCK_SIZE=FLEX_BLOCK,
+        mask_mod=same_window,
+        seq_lengths=(num_tokens, num_tokens),
+    )
+    return mask

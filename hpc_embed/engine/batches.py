@@ -14,17 +14,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hpc_embed.engine.transfers import to_device
+
 
 @dataclass(frozen=True)
 class PackedBatch:
     """Windows side by side on a device."""
 
     tokens_T: Tensor
-    """int64 token ids."""
+    """int32 token ids."""
     positions_T: Tensor
-    """int64 place of each token in its window."""
+    """int32 place of each token in its window."""
     window_of_token_T: Tensor
-    """int64 window of each token."""
+    """int32 window of each token."""
     starts_B1: Tensor
     """int32 cumulative lengths, from 0 to T."""
     lengths: tuple[int, ...]
@@ -44,23 +46,16 @@ class PackedBatch:
 
 
 def make_batch(windows: Sequence[NDArray[np.integer]], device: torch.device) -> PackedBatch:
-    """Pack windows of at least one token each; on a GPU the copies run beside its other work."""
-    lengths_B = np.array([len(window) for window in windows], dtype=np.int64)
-    starts_B1 = np.concatenate(([0], np.cumsum(lengths_B)))
-    window_of_token_T = np.repeat(np.arange(len(windows)), lengths_B)
-    positions_T = np.arange(starts_B1[-1]) - starts_B1[window_of_token_T]
-    tokens_T = np.concatenate(windows).astype(np.int64)
+    """Pack windows of at least one token each; tokens and starts are copied, the rest is made on the device."""
+    lengths = tuple(len(window) for window in windows)
+    num_tokens = sum(lengths)
+    starts_B1 = to_device(np.concatenate(([0], np.cumsum(lengths))).astype(np.int32), device)
+    windows_B = torch.arange(len(windows), dtype=torch.int32, device=device)
+    window_of_token_T = windows_B.repeat_interleave(starts_B1.diff(), output_size=num_tokens)
     return PackedBatch(
-        tokens_T=_to(tokens_T, device),
-        positions_T=_to(positions_T, device),
-        window_of_token_T=_to(window_of_token_T, device),
-        starts_B1=_to(starts_B1.astype(np.int32), device),
-        lengths=tuple(lengths_B.tolist()),
+        tokens_T=to_device(np.concatenate(windows).astype(np.int32), device),
+        positions_T=torch.arange(num_tokens, dtype=torch.int32, device=device) - starts_B1[window_of_token_T],
+        window_of_token_T=window_of_token_T,
+        starts_B1=starts_B1,
+        lengths=lengths,
     )
-
-
-def _to(array: NDArray[np.integer], device: torch.device) -> Tensor:
-    host = torch.from_numpy(array)
-    if device.type != "cuda":
-        return host.to(device)
-    return host.pin_memory().to(device, non_blocking=True)

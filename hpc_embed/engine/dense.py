@@ -15,6 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, linear
 
+from hpc_embed.engine import chains
+from hpc_embed.engine.chains import fused
+
 
 class Dense:
     """x W' + b in one precision on one device, and the element-wise step that follows it."""
@@ -23,25 +26,27 @@ class Dense:
         self._dtype = dtype
         self._weight_ED = weight_ED.to(device, dtype)
         self._bias_E = None if bias_E is None else bias_E.to(device, dtype)
-        self._is_laid_out = device.type == "cpu" and _has_onednn(dtype)
-        if self._is_laid_out:
+        self.is_laid_out: bool = device.type == "cpu" and _has_onednn(dtype)
+        if self.is_laid_out:
             self._weight_ED = torch.ops.mkldnn._reorder_linear_weight(self._weight_ED)
 
     def __call__(self, x_RD: Tensor) -> Tensor:
         """[R, E] in the layer's precision."""
-        return self._product(x_RD, "none") if self._is_laid_out else self._linear(x_RD)
+        return self._product(x_RD, "none") if self.is_laid_out else self._linear(x_RD)
 
     def gelu(self, x_RD: Tensor) -> Tensor:
         """The exact GELU of it."""
-        return self._product(x_RD, "gelu") if self._is_laid_out else gelu(self._linear(x_RD))
+        return self._product(x_RD, "gelu") if self.is_laid_out else gelu(self._linear(x_RD))
 
-    def times(self, x_RD: Tensor, other_RE: Tensor) -> Tensor:
-        """Its product with another, element by element."""
-        return self._joined(x_RD, other_RE, "mul") if self._is_laid_out else self._linear(x_RD) * other_RE
+    def gated(self, gate: Dense, x_RD: Tensor) -> Tensor:
+        """Its product, element by element, with the exact GELU of another layer's."""
+        if self.is_laid_out:
+            return self._joined(x_RD, gate.gelu(x_RD), "mul")
+        return fused(chains.gate, x_RD.device.type)(gate(x_RD), self(x_RD))
 
     def plus(self, x_RD: Tensor, residual_RE: Tensor) -> Tensor:
         """Its sum with a float32 residual, in float32."""
-        if self._is_laid_out and self._dtype == torch.float32:
+        if self.is_laid_out and self._dtype == torch.float32:
             return self._joined(x_RD, residual_RE, "add")
         return self(x_RD).float() + residual_RE  # a sum of two precisions takes three times as long
 

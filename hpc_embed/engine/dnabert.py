@@ -15,12 +15,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding, layer_norm
+from torch.nn.functional import embedding
 
 from hpc_embed.engine.attention import available_back_ends, make_attention
 from hpc_embed.engine.batches import PackedBatch
 from hpc_embed.engine.checkpoints import Weights
 from hpc_embed.engine.dense import Dense
+from hpc_embed.engine.norm import Norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +53,12 @@ def alibi_slopes(num_heads: int) -> list[float]:
 class _Layer(NamedTuple):
     query_key_value: Dense
     attention_out: Dense
-    attention_norm: tuple[Tensor, Tensor]
+    attention_norm: Norm
     gate: Dense
     """The activated half of the gated feed-forward; without bias, as the other half."""
-    gated: Dense
+    value: Dense
     feed_forward_out: Dense
-    feed_forward_norm: tuple[Tensor, Tensor]
+    feed_forward_norm: Norm
 
 
 class DnaBert:
@@ -95,34 +96,31 @@ class DnaBert:
     def __call__(self, batch: PackedBatch, layer: int) -> Tensor:
         """Hidden states [T, D] in float32 after `layer` layers, 0 for the embeddings."""
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._dtype == torch.bfloat16):
-            x_TD = self._normed(embedding(batch.tokens_T, self._embeddings_VD), self._embedding_norm)
+            x_TD = input_TD = self._embedding_norm(embedding(batch.tokens_T, self._embeddings_VD))
             for weights in self._layers[:layer]:
-                x_TD = self._run_layer(weights, x_TD, batch)
+                x_TD, input_TD = self._run_layer(weights, x_TD, input_TD, batch)
             return x_TD
 
-    def _run_layer(self, layer: _Layer, x_TD: Tensor, batch: PackedBatch) -> Tensor:
-        qkv_TX = layer.query_key_value(x_TD)
-        qkv_T3HK = qkv_TX.view(-1, 3, self.shape.num_heads, self.shape.head_dim)
+    def _run_layer(self, layer: _Layer, x_TD: Tensor, input_TD: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+        """The residual stream, and the same as input of the products, from one layer to the next."""
+        qkv_T3HK = layer.query_key_value(input_TD).view(-1, 3, self.shape.num_heads, self.shape.head_dim)
         with torch.autocast(self._device.type, enabled=False):
             out_THK = self._attend(qkv_T3HK, None, batch)
-        x_TD = self._normed(layer.attention_out.plus(out_THK.reshape(x_TD.shape), x_TD), layer.attention_norm)
-        inner_TF = layer.gated.times(x_TD, layer.gate.gelu(x_TD))
-        return self._normed(layer.feed_forward_out.plus(inner_TF, x_TD), layer.feed_forward_norm)
-
-    def _normed(self, x_TD: Tensor, norm: tuple[Tensor, Tensor]) -> Tensor:
-        return layer_norm(x_TD, (self.shape.hidden,), *norm, self.shape.layer_norm_eps)
+        x_TD, input_TD = layer.attention_norm.of_sum(layer.attention_out, out_THK.flatten(1), x_TD)
+        inner_TF = layer.value.gated(layer.gate, input_TD)
+        return layer.feed_forward_norm.of_sum(layer.feed_forward_out, inner_TF, x_TD)
 
     def _layer(self, weights: Weights, name: str) -> _Layer:
         hidden, inner = self.shape.hidden, self.shape.intermediate
         weight, bias = self._dense(weights, f"{name}attention.self.Wqkv", 3 * hidden, hidden)
-        scale = torch.tensor([self.shape.head_dim**-0.5, 1.0, 1.0]).repeat_interleave(hidden)
-        gate, gated = weights.take(f"{name}mlp.gated_layers.weight", 2 * inner, hidden).chunk(2)
+        scale = weight.new_tensor([self.shape.head_dim**-0.5, 1.0, 1.0]).repeat_interleave(hidden)
+        gate, value = weights.take(f"{name}mlp.gated_layers.weight", 2 * inner, hidden).chunk(2)
         return _Layer(
             query_key_value=self._placed(weight * scale[:, None], bias * scale),
             attention_out=self._placed(*self._dense(weights, f"{name}attention.output.dense", hidden, hidden)),
             attention_norm=self._norm(weights, f"{name}attention.output.LayerNorm"),
             gate=self._placed(gate, None),
-            gated=self._placed(gated, None),
+            value=self._placed(value, None),
             feed_forward_out=self._placed(*self._dense(weights, f"{name}mlp.wo", hidden, inner)),
             feed_forward_norm=self._norm(weights, f"{name}mlp.layernorm"),
         )
@@ -133,19 +131,22 @@ class DnaBert:
     def _placed(self, weight: Tensor, bias: Tensor | None) -> Dense:
         return Dense(weight, bias, device=self._device, dtype=self._dtype)
 
-    def _norm(self, weights: Weights, name: str) -> tuple[Tensor, Tensor]:
+    def _norm(self, weights: Weights, name: str) -> Norm:
         weight, bias = (weights.take(f"{name}.{part}", self.shape.hidden) for part in ("weight", "bias"))
-        return weight.to(self._device), bias.to(self._device)
+        return Norm(weight.to(self._device), bias.to(self._device), self.shape.layer_norm_eps)
 
 
-def random_weights(shape: DnaBertShape, seed: int) -> dict[str, Tensor]:
-    """Random tensors of the true shapes under the published names, for untrained models and tests."""
-    generator = torch.Generator().manual_seed(seed)
+def random_weights(shape: DnaBertShape, seed: int, device: str = "cpu") -> dict[str, Tensor]:
+    """Random tensors of the true shapes under the published names, for untrained models and tests.
+
+    One seed gives one set of numbers on each kind of device.
+    """
+    generator = torch.Generator(device).manual_seed(seed)
     hidden, inner = shape.hidden, shape.intermediate
     std = 0.7 * hidden**-0.5
 
     def normal(*size: int) -> Tensor:
-        return torch.empty(size).normal_(0.0, std, generator=generator)
+        return torch.empty(size, device=device).normal_(0.0, std, generator=generator)
 
     def norm(name: str) -> dict[str, Tensor]:
         return {f"{name}.weight": 1 + normal(hidden), f"{name}.bias": normal(hidden)}

@@ -40,8 +40,8 @@ class Embedded(NamedTuple):
     """Vectors of B windows, still on the device."""
 
     vectors_BD: Tensor
-    num_tokens_B: Tensor
-    """Tokens that each vector was pooled from."""
+    num_tokens_B: NDArray[np.int32]
+    """Tokens that each vector was pooled from, on the host."""
     num_computed_tokens: int
 
 

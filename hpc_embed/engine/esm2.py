@@ -10,16 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding, layer_norm
+from torch.nn.functional import embedding
 
 from hpc_embed.engine.attention import available_back_ends, make_attention
 from hpc_embed.engine.batches import PackedBatch
 from hpc_embed.engine.checkpoints import Weights
 from hpc_embed.engine.dense import Dense
+from hpc_embed.engine.norm import Norm
 from hpc_embed.engine.rotary import Rotary
 
 TOKEN_DROPOUT_SCALE = 1 - 0.15 * 0.8
@@ -43,21 +45,12 @@ class Esm2Shape:
         return self.hidden // self.num_heads
 
 
-class _Norm(NamedTuple):
-    weight: Tensor
-    bias: Tensor
-    eps: float
-
-    def __call__(self, x_TD: Tensor) -> Tensor:
-        return layer_norm(x_TD, self.weight.shape, self.weight, self.bias, self.eps)
-
-
 class _Layer(NamedTuple):
-    attention_norm: _Norm
+    attention_norm: Norm
     query_key_value: Dense
     """Queries, keys and values in one product, the scale 1/sqrt(K) folded into the queries."""
     attention_out: Dense
-    feed_forward_norm: _Norm
+    feed_forward_norm: Norm
     feed_forward_in: Dense
     feed_forward_out: Dense
 
@@ -91,25 +84,33 @@ class Esm2:
         """Hidden states [T, D] in float32 after `layer` layers; after the last comes the final LayerNorm."""
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._dtype == torch.bfloat16):
             x_TD = embedding(batch.tokens_T, self._embeddings_VD)
+            if not layer:
+                return x_TD
             rotary = Rotary(self._inverse_frequencies, batch)
-            for weights in self._layers[:layer]:
-                x_TD = self._run_layer(weights, x_TD, rotary, batch)
+            normed_TD = self._layers[0].attention_norm(x_TD)
+            for weights, following in pairwise(self._layers[:layer]):
+                x_TD, inner_TF = self._run_layer(weights, x_TD, normed_TD, rotary, batch)
+                x_TD, normed_TD = following.attention_norm.after_sum(weights.feed_forward_out, inner_TF, x_TD)
+            last = self._layers[layer - 1]
+            x_TD, inner_TF = self._run_layer(last, x_TD, normed_TD, rotary, batch)
+            x_TD = last.feed_forward_out.plus(inner_TF, x_TD)
             return self._final_norm(x_TD) if layer == self.shape.num_layers else x_TD
 
-    def _run_layer(self, layer: _Layer, x_TD: Tensor, rotary: Rotary, batch: PackedBatch) -> Tensor:
-        qkv_TX = layer.query_key_value(layer.attention_norm(x_TD))
-        qkv_T3HK = qkv_TX.view(-1, 3, self.shape.num_heads, self.shape.head_dim)
+    def _run_layer(
+        self, layer: _Layer, x_TD: Tensor, normed_TD: Tensor, rotary: Rotary, batch: PackedBatch
+    ) -> tuple[Tensor, Tensor]:
+        """The residual stream after attention, and what the layer's last product is still to be taken of."""
+        qkv_T3HK = layer.query_key_value(normed_TD).view(-1, 3, self.shape.num_heads, self.shape.head_dim)
         with torch.autocast(self._device.type, enabled=False):
             out_THK = self._attend(qkv_T3HK, rotary, batch)
-        x_TD = layer.attention_out.plus(out_THK.reshape(x_TD.shape), x_TD)
-        inner_TF = layer.feed_forward_in.gelu(layer.feed_forward_norm(x_TD))
-        return layer.feed_forward_out.plus(inner_TF, x_TD)
+        x_TD, normed_TD = layer.feed_forward_norm.after_sum(layer.attention_out, out_THK.flatten(1), x_TD)
+        return x_TD, layer.feed_forward_in.gelu(normed_TD)
 
     def _layer(self, weights: Weights, name: str) -> _Layer:
         shape, attention = self.shape, f"{name}attention.self."
         parts = [self._take_dense(weights, attention + part, shape.hidden, shape.hidden) for part in _QKV]
-        scale = torch.tensor([shape.head_dim**-0.5, 1.0, 1.0]).repeat_interleave(shape.hidden)
         weight, bias = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        scale = weight.new_tensor([shape.head_dim**-0.5, 1.0, 1.0]).repeat_interleave(shape.hidden)
         return _Layer(
             attention_norm=self._norm(weights, f"{name}attention.LayerNorm"),
             query_key_value=self._placed(weight * scale[:, None], bias * scale),
@@ -137,22 +138,25 @@ class Esm2:
     def _placed(self, weight: Tensor, bias: Tensor) -> Dense:
         return Dense(weight, bias, device=self._device, dtype=self._dtype)
 
-    def _norm(self, weights: Weights, name: str) -> _Norm:
+    def _norm(self, weights: Weights, name: str) -> Norm:
         hidden = self.shape.hidden
         weight, bias = (weights.take(f"{name}.{part}", hidden).to(self._device) for part in ("weight", "bias"))
-        return _Norm(weight, bias, self.shape.layer_norm_eps)
+        return Norm(weight, bias, self.shape.layer_norm_eps)
 
 
 _QKV = ("query", "key", "value")
 
 
-def random_weights(shape: Esm2Shape, seed: int) -> dict[str, Tensor]:
-    """Random tensors of the true shapes under the published names, for untrained models and tests."""
-    generator = torch.Generator().manual_seed(seed)
+def random_weights(shape: Esm2Shape, seed: int, device: str = "cpu") -> dict[str, Tensor]:
+    """Random tensors of the true shapes under the published names, for untrained models and tests.
+
+    One seed gives one set of numbers on each kind of device.
+    """
+    generator = torch.Generator(device).manual_seed(seed)
     std = 0.7 * shape.hidden**-0.5
 
     def normal(*size: int) -> Tensor:
-        return torch.empty(size).normal_(0.0, std, generator=generator)
+        return torch.empty(size, device=device).normal_(0.0, std, generator=generator)
 
     def norm(name: str) -> dict[str, Tensor]:
         return {f"{name}.weight": 1 + normal(shape.hidden), f"{name}.bias": normal(shape.hidden)}

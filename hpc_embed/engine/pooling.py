@@ -9,16 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hpc_embed.engine.batches import PackedBatch
 
 
-def pool(name: str, hidden_TD: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
-    """Vectors [B, D] in float32, and the number of tokens [B] that each was pooled from."""
+def pool(name: str, hidden_TD: Tensor, batch: PackedBatch) -> tuple[Tensor, NDArray[np.int32]]:
+    """Vectors [B, D] in float32, and the number of tokens [B] that each was pooled from, on the host."""
     lengths_B = (batch.starts_B1[1:] - batch.starts_B1[:-1]).long()
-    num_tokens_B = (lengths_B - 2).clamp_min(1) if name in WITHOUT_SPECIAL else lengths_B
+    num_tokens_B = np.array(batch.lengths, dtype=np.int32)
+    if name in WITHOUT_SPECIAL:
+        num_tokens_B = np.maximum(num_tokens_B - 2, 1)
     return POOLINGS[name](hidden_TD.float(), batch, lengths_B), num_tokens_B
 
 

@@ -1,4 +1,4 @@
-"""Rotary positions (Su et al., 2021): the halves of each head paired, tables in float32."""
+"""Rotary positions (Su et al., 2021): the tables for one batch, in float32."""
 
 # T = packed tokens, N = tokens of the longest window, H = heads, K = head dimension
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hpc_embed.engine.batches import PackedBatch
+from hpc_embed.engine.chains import fused, rotate
 
 
 class Rotary:
@@ -32,12 +33,6 @@ class Rotary:
         cosines, sines = (table[self._batch.positions_T][:, None, None] for table in self.tables_NK)
         return cosines, sines
 
-    def rotated(self, qkv_T3HK: Tensor) -> Tensor:
-        """Queries and keys [T, 2, H, K] in float32 at their positions."""
-        first, second = qkv_T3HK[:, :2].float().chunk(2, dim=-1)
-        cosines, sines = self.tables_T11K
-        out_T2HK = torch.empty_like(qkv_T3HK[:, :2], dtype=torch.float32)
-        out_first, out_second = out_T2HK.chunk(2, dim=-1)
-        torch.mul(first, cosines, out=out_first).addcmul_(second, sines, value=-1)
-        torch.mul(second, cosines, out=out_second).addcmul_(first, sines)
-        return out_T2HK
+    def rotated(self, qk_T2HK: Tensor) -> Tensor:
+        """Queries and keys [T, 2, H, K] at their positions, in their own precision."""
+        return fused(rotate, qk_T2HK.device.type)(qk_T2HK, *self.tables_T11K)

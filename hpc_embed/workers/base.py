@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_embed.errors import RunConflict
-from hpc_embed.progress import Events, ShardFailed, WorkerReady
+from hpc_embed.progress import Events, WorkerReady
 from hpc_embed.run.identity import ModelIdentity
 from hpc_embed.run.plan import Embedding
 
@@ -105,7 +105,7 @@ class BaseEmbeddingWorker(ABC):
 
     def process_files_worker(
         self,
-        file_subset: Iterable[Path],
+        file_subset: Iterable[Path | None],
         device_id: int | str,
         batch_size: int | None,
         output_dir: Path,
@@ -116,12 +116,13 @@ class BaseEmbeddingWorker(ABC):
         events: Events | None = None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> Outcome:
-        """Embed shard files one after the other.
+        """Embed shard files one after the other, each published beside the embedding of the next.
 
-        `file_subset` may be any iterable, also one that waits for more; `batch_size` is the token budget, None
-        to measure it. Outputs and markers go to `output_dir`, pieces to `work_dir`. A shard's own fault is
-        recorded in the outcome. A fault of the device or of the machine is raised, and the process should end;
-        so is Interrupted, once `should_stop` says so, after the finished windows are published.
+        `file_subset` may be any iterable; one that waits for more yields None now and then meanwhile, so that a
+        fault of what is being published is noticed. `batch_size` is the token budget, None to measure it. Outputs
+        and markers go to `output_dir`, pieces to `work_dir`. A shard's own fault is recorded in the outcome. A
+        fault of the device or of the machine is raised, and the process should end; so is Interrupted, once
+        `should_stop` says so, after the finished windows are published.
         """
         from hpc_embed.workers.loop import Loop
 
@@ -129,25 +130,19 @@ class BaseEmbeddingWorker(ABC):
         model = self.load(device_id)
         token_budget = batch_size or model.measure_token_budget()
         events.put(WorkerReady(model.device, model.precision, token_budget, model.dimension))
-        loop = Loop(
-            model=model,
-            token_budget=token_budget,
-            outputs=output_dir,
-            work=work_dir or output_dir / "work",
-            fingerprint=fingerprint,
-            piece_seconds=piece_seconds,
-            events=events,
-            should_stop=should_stop,
-        )
-        outcome = Outcome([], [])
-        for path in file_subset:
-            try:
-                loop.embed_shard(Path(path))
-                outcome.processed.append(Path(path))
-            except RunConflict as fault:
-                outcome.failed.append(FailedFile(Path(path), str(fault)))
-                events.put(ShardFailed(Path(path).stem, str(fault)))
-        return outcome
+        with ThreadPoolExecutor(1, "pieces") as writer:
+            loop = Loop(
+                model=model,
+                token_budget=token_budget,
+                outputs=output_dir,
+                work=work_dir or output_dir / "work",
+                fingerprint=fingerprint,
+                piece_seconds=piece_seconds,
+                events=events,
+                should_stop=should_stop,
+                writer=writer,
+            )
+            return loop.embed_shards(file_subset)
 
 
 class _Nowhere:

@@ -1,15 +1,15 @@
 """The one loop that serves every model: shard to windows to batches to pieces to output and marker.
 
-sequences --thread--> tokens --pack--> batch --device--> vectors --> piece ... --> output, marker
-            (a block ahead)            (one batch ahead)             (every few seconds)
+sequences --thread--> tokens --pack--> batch --device--> vectors --thread--> piece ... --> output, marker
+            (a block ahead)            (one batch ahead)                       (behind the device)
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -19,14 +19,14 @@ import numpy as np
 
 from hpc_embed.engine.packing import pack
 from hpc_embed.errors import Interrupted, RunConflict
-from hpc_embed.progress import BatchDone, BudgetHalved, Events, ShardFinished, ShardStarted
+from hpc_embed.progress import BatchDone, BudgetHalved, Events, ShardFailed, ShardFinished, ShardStarted
 from hpc_embed.run.files import temporary_sibling, this_process
 from hpc_embed.run.layout import output_path
 from hpc_embed.run.markers import WorkFacts, is_done, publish_output
 from hpc_embed.run.pieces import Pieces, each_window_once
 from hpc_embed.run.shards import Shard, read_shard
 from hpc_embed.run.vectors import Vectors, VectorWriter
-from hpc_embed.workers.base import EmbeddedBatch, LoadedModel, Tokens
+from hpc_embed.workers.base import EmbeddedBatch, FailedFile, LoadedModel, Outcome, Tokens
 
 BLOCK_RESIDUES = 4_000_000
 """Residues tokenised at a time, beside the device."""
@@ -50,6 +50,8 @@ class _Progress:
     num_tokens: int = 0
     num_computed_tokens: int = 0
     num_windows: int = 0
+    piece: Future[None] | None = None
+    """The piece that is being written."""
 
 
 @dataclass
@@ -64,16 +66,54 @@ class Loop:
     piece_seconds: float
     events: Events
     should_stop: Callable[[], bool]
+    writer: ThreadPoolExecutor
+    """One thread, which writes pieces beside the device."""
 
-    def embed_shard(self, path: Path) -> None:
-        """Embed one shard file and publish its output; nothing to do where a valid marker is there.
+    def embed_shards(self, paths: Iterable[Path | None]) -> Outcome:
+        """Embed shards one after the other, each published in a thread beside the embedding of the next.
 
-        Raises RunConflict for a fault of the shard, Interrupted after publishing what is finished.
+        At a None nothing is at hand: what is being published is waited for.
+        """
+        outcome = Outcome([], [])
+        with ThreadPoolExecutor(1, "outputs") as publisher:
+            publishing: Future[None] | None = None
+            for path in chain(paths, [None]):
+                publish = None if path is None else self._try_to_embed(Path(path), outcome)
+                if publishing is not None:
+                    publishing.result()
+                    publishing = None
+                if path is not None and publish is not None:
+                    publishing = publisher.submit(self._try_to_publish, Path(path), publish, outcome)
+        return outcome
+
+    def _try_to_embed(self, path: Path, outcome: Outcome) -> Callable[[], None] | None:
+        try:
+            return self.embed_shard(path)
+        except RunConflict as fault:
+            self._record_failure(path, fault, outcome)
+            return None
+
+    def _try_to_publish(self, path: Path, publish: Callable[[], None], outcome: Outcome) -> None:
+        try:
+            publish()
+            outcome.processed.append(path)
+        except RunConflict as fault:
+            self._record_failure(path, fault, outcome)
+
+    def _record_failure(self, path: Path, fault: RunConflict, outcome: Outcome) -> None:
+        outcome.failed.append(FailedFile(path, str(fault)))
+        self.events.put(ShardFailed(path.stem, str(fault)))
+
+    def embed_shard(self, path: Path) -> Callable[[], None]:
+        """Embed one shard file; the function returned publishes its output, in any thread, once what is with the
+        writer is written. Nothing to do where a valid marker is there.
+
+        Both raise RunConflict for a fault of the shard; embedding raises Interrupted after publishing what is
+        finished.
         """
         name = path.stem
         if is_done(self.outputs, name, self.fingerprint):
-            self.events.put(ShardFinished(name, 0, 0))
-            return
+            return lambda: self.events.put(ShardFinished(name, 0, 0))
         shard = read_shard(path)
         pieces = Pieces(self.work / name, self.fingerprint)
         finished = pieces.finished(self.model.dimension)
@@ -84,13 +124,15 @@ class Loop:
         for windows, embedded in self._embed(shard, places, progress):
             self._take(name, shard, windows, embedded, progress)
             if self.should_stop():
-                _publish_waiting(pieces, progress)
+                self._publish_waiting(pieces, progress)
+                _await_piece(progress)
                 raise Interrupted(f"{name}: stopped; finished windows are kept.")
             if time.monotonic() - progress.published >= self.piece_seconds:
-                _publish_waiting(pieces, progress)
+                self._publish_waiting(pieces, progress)
                 if is_done(self.outputs, name, self.fingerprint):
                     break  # another live copy of this task was faster
-        self._publish(name, shard, pieces, progress)
+        facts = self._facts(progress)
+        return lambda: self._publish(name, shard, pieces, progress, facts)
 
     def _embed(self, shard: Shard, places: list[int], progress: _Progress) -> Iterator[tuple[list[int], EmbeddedBatch]]:
         """Vectors of the windows at `places`, in batches, longest windows first."""
@@ -155,7 +197,16 @@ class Loop:
         num_residues = sum(len(shard.sequences_N[place]) for place in windows)
         self.events.put(BatchDone(name, len(windows), num_residues, embedded.num_real_tokens))
 
-    def _publish(self, name: str, shard: Shard, pieces: Pieces, progress: _Progress) -> None:
+    def _publish_waiting(self, pieces: Pieces, progress: _Progress) -> None:
+        """Hand what is waiting to the writer, once it is done with what it was handed before."""
+        _await_piece(progress)
+        if progress.waiting:
+            progress.piece = self.writer.submit(_publish_piece, pieces, progress.waiting)
+        progress.waiting = []
+        progress.published = time.monotonic()
+
+    def _publish(self, name: str, shard: Shard, pieces: Pieces, progress: _Progress, facts: WorkFacts) -> None:
+        _await_piece(progress)
         temporary = temporary_sibling(output_path(self.outputs, name))
         metadata = {"fingerprint": self.fingerprint, "precision": self.model.precision}
         try:
@@ -167,7 +218,6 @@ class Loop:
             if is_done(self.outputs, name, self.fingerprint):
                 temporary.unlink()
             elif num_rows + len(progress.failed) == len(shard.windows_N):
-                facts = self._facts(progress)
                 publish_output(self.outputs, name, temporary, self.fingerprint, progress.failed, facts)
             else:
                 raise RunConflict(
@@ -200,12 +250,15 @@ def _finish(batch: _InFlight) -> tuple[list[int], EmbeddedBatch]:
     return batch.windows, batch.finish()
 
 
-def _publish_waiting(pieces: Pieces, progress: _Progress) -> None:
-    if progress.waiting:
-        columns = zip(*progress.waiting, strict=True)
-        pieces.publish(Vectors(*(np.concatenate(column) for column in columns)))
-    progress.waiting = []
-    progress.published = time.monotonic()
+def _publish_piece(pieces: Pieces, rows: list[Vectors]) -> None:
+    pieces.publish(Vectors(*(np.concatenate(column) for column in zip(*rows, strict=True))))
+
+
+def _await_piece(progress: _Progress) -> None:
+    """Its fault is raised here."""
+    if progress.piece is not None:
+        progress.piece.result()
+        progress.piece = None
 
 
 def _blocks(shard: Shard, places: list[int]) -> list[list[int]]:

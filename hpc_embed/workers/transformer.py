@@ -132,17 +132,14 @@ class _LoadedTransformer:
         return self._tokeniser(sequences)
 
     def start(self, batch: Sequence[Tokens]) -> Callable[[], EmbeddedBatch]:
-        """Queue the batch on the device; the result is copied once it is asked for."""
+        """Queue the batch on the device, and the copy of its vectors behind it."""
         from hpc_embed.engine.embedding import embed_windows
+        from hpc_embed.engine.transfers import to_host
 
         num_tokens = sum(map(len, batch))
         made = embed_windows(self._encoder, batch, self._embedding.pooling, self._embedding.layer, self._device)
-
-        def finish() -> EmbeddedBatch:
-            counts = made.num_tokens_B.cpu().numpy().astype(np.int32)
-            return EmbeddedBatch(made.vectors_BD.cpu().numpy(), counts, num_tokens, made.num_computed_tokens)
-
-        return finish
+        vectors_BD = to_host(made.vectors_BD)
+        return lambda: EmbeddedBatch(vectors_BD(), made.num_tokens_B, num_tokens, made.num_computed_tokens)
 
     def measure_token_budget(self) -> int:
         from hpc_embed.engine.device import measure_token_budget

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hpc_embed.engine import kernel
-from hpc_embed.engine.attention import HankelAlibi, available_back_ends, make_attention
+from hpc_embed.engine.attention import FLEX_BLOCK, HankelAlibi, available_back_ends, document_mask, make_attention
 from hpc_embed.engine.batches import PackedBatch, make_batch
 from hpc_embed.engine.dnabert import alibi_slopes
 from hpc_embed.engine.rotary import Rotary
@@ -134,6 +134,21 @@ def test_every_back_end_of_a_gpu_equals_the_dense_oracle(kind: str) -> None:
         attend = make_attention(name, None if slopes is None else torch.tensor(slopes, device=device))
         ours = attend(qkv.to(device), Rotary(frequencies, batch) if kind == "rotary" else None, batch)
         assert (ours.cpu() - expected).abs().max() <= BOUNDS[torch.bfloat16], name
+
+
+@pytest.mark.parametrize("lengths", [[1], [FLEX_BLOCK], [FLEX_BLOCK + 1, 1], BLOCK_EDGES, [5] * 200, [1000, 3, 2, 1]])
+def test_document_mask_names_the_blocks_that_share_a_window_and_no_others(lengths: list[int]) -> None:
+    window_T = make_batch(random_tokens(lengths), CPU).window_of_token_T
+    same_TT = window_T[:, None] == window_T
+    num_blocks = -(-len(window_T) // FLEX_BLOCK)
+    expected = [
+        [bool(same_TT[q : q + FLEX_BLOCK, k : k + FLEX_BLOCK].any()) for k in range(0, len(window_T), FLEX_BLOCK)]
+        for q in range(0, len(window_T), FLEX_BLOCK)
+    ]
+    mask = document_mask(make_batch(random_tokens(lengths), CPU))
+    assert mask.to_dense()[0, 0].bool().tolist() == expected
+    assert mask.shape == (1, 1, len(window_T), len(window_T))
+    assert len(expected) == num_blocks
 
 
 def test_the_kernel_is_built_where_a_compiler_is() -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, repeat
 from pathlib import Path
 from queue import Queue
 
 import numpy as np
 import pytest
 
+from hpc_embed.errors import RunConflict
 from hpc_embed.progress import BudgetHalved, Event
 from hpc_embed.run.markers import Marker, is_done, read_marker
 from hpc_embed.run.pieces import Pieces
 from hpc_embed.run.shards import write_shard
 from hpc_embed.run.vectors import Vectors
+from hpc_embed.workers import loop as loop_module
 from hpc_embed.workers.base import EmbeddedBatch, Tokens
 from hpc_embed.workers.loop import Loop
 
@@ -65,17 +70,19 @@ def embed(
     path = folder / "shard-00000.parquet"
     write_shard(path, np.arange(len(LENGTHS)), [b"A" * length for length in LENGTHS])
     events: Queue[Event] = Queue()
-    loop = Loop(
-        model=model,
-        token_budget=token_budget,
-        outputs=outputs,
-        work=folder / "work",
-        fingerprint="f",
-        piece_seconds=piece_seconds,
-        events=events,
-        should_stop=lambda: False,
-    )
-    loop.embed_shard(path)
+    with ThreadPoolExecutor(1) as writer:
+        loop = Loop(
+            model=model,
+            token_budget=token_budget,
+            outputs=outputs,
+            work=folder / "work",
+            fingerprint="f",
+            piece_seconds=piece_seconds,
+            events=events,
+            should_stop=lambda: False,
+            writer=writer,
+        )
+        loop.embed_shard(path)()
     marker = read_marker(outputs, "shard-00000")
     assert marker is not None
     return marker, [events.get() for _ in range(events.qsize())]
@@ -156,3 +163,76 @@ def test_an_output_of_an_older_plan_is_replaced(tmp_path: Path) -> None:
     marker, _ = embed(tmp_path, FakeModel())
     assert marker.num_bytes == output.stat().st_size
     assert marker.rows == 7
+
+
+def shards(folder: Path, number: int) -> list[Path]:
+    paths = [folder / f"shard-{index:05d}.parquet" for index in range(number)]
+    for path in paths:
+        write_shard(path, np.arange(len(LENGTHS)), [b"A" * length for length in LENGTHS])
+    return paths
+
+
+def loop_over(folder: Path, model: FakeModel, writer: ThreadPoolExecutor) -> Loop:
+    return Loop(
+        model=model,
+        token_budget=64,
+        outputs=folder,
+        work=folder / "work",
+        fingerprint="f",
+        piece_seconds=0.0,
+        events=Queue(),
+        should_stop=lambda: False,
+        writer=writer,
+    )
+
+
+def test_a_shard_is_published_beside_the_embedding_of_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    second_begun = threading.Event()
+    publish_output = loop_module.publish_output
+
+    def wait_for_the_second(outputs: Path, shard: str, *rest: object) -> None:
+        assert shard != "shard-00000" or second_begun.wait(10)
+        publish_output(outputs, shard, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop_module, "publish_output", wait_for_the_second)
+    paths = shards(tmp_path, 2)
+
+    def shards_as_they_come() -> Iterator[Path | None]:
+        yield paths[0]
+        second_begun.set()  # asked for while the first one still waits to be published
+        yield paths[1]
+
+    with ThreadPoolExecutor(1) as writer:
+        outcome = loop_over(tmp_path, FakeModel(), writer).embed_shards(shards_as_they_come())
+    assert outcome.processed == paths
+    assert outcome.failed == []
+
+
+@pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), RunConflict("pieces have vanished")])
+def test_a_fault_of_publishing_is_noticed_while_there_is_nothing_else_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(loop_module, "publish_output", fail)
+    (path,) = shards(tmp_path, 1)
+    with ThreadPoolExecutor(1) as writer:
+        loop = loop_over(tmp_path, FakeModel(), writer)
+        if isinstance(fault, OSError):
+            with pytest.raises(OSError, match="No space left"):
+                loop.embed_shards(chain([path], repeat(None)))  # None for ever, as from a queue that stays empty
+        else:
+            outcome = loop.embed_shards([path])
+            assert outcome.processed == []
+            assert [failed.path for failed in outcome.failed] == [path]
+
+
+def test_a_fault_of_a_piece_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Pieces, "publish", fail)
+    with ThreadPoolExecutor(1) as writer, pytest.raises(OSError, match="No space left"):
+        loop_over(tmp_path, FakeModel(), writer).embed_shards(shards(tmp_path, 1))
+    assert not is_done(tmp_path, "shard-00000", "f")

@@ -1,0 +1,105 @@
+"""The element-wise chains: what they say, what compiling leaves of it, and encoders that run on them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu, layer_norm
+
+from hpc_embed.engine import chains, dense
+from hpc_embed.engine.batches import make_batch
+from hpc_embed.engine.chains import fused
+from hpc_embed.engine.dnabert import DnaBert, DnaBertShape
+from hpc_embed.engine.dnabert import random_weights as dnabert_weights
+from hpc_embed.engine.embedding import Encoder
+from tests.engine.references import CPU, TINY, esm2_encoder, random_tokens
+
+WINDOWS = random_tokens([3, 64, 65, 200, 7])
+
+
+def random(*size: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Normal numbers."""
+    return torch.randn(size, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def arguments(name: str, dtype: torch.dtype) -> tuple[object, ...]:
+    """What each chain takes."""
+    if name == "rotate":
+        angles = random(70, 1, 1, 8, seed=1)
+        return random(70, 2, 4, 16, seed=0, dtype=dtype), angles.cos(), angles.sin()
+    if name == "gate":
+        return random(70, 96, seed=0, dtype=dtype), random(70, 96, seed=1, dtype=dtype)
+    x, out = random(70, 48, seed=0), random(70, 48, seed=1, dtype=dtype)
+    return out, x, random(48, seed=2), random(48, seed=3), 1e-5
+
+
+def test_chains_by_the_textbook() -> None:
+    out, x, weight, bias, eps = arguments("add_norm", torch.float32)
+    assert isinstance(out, Tensor)
+    assert isinstance(x, Tensor)
+    total = out + x
+    normed = (total - total.mean(-1, keepdim=True)) / (total.var(-1, correction=0, keepdim=True) + eps).sqrt()
+    expected = normed * weight + bias
+    for ours, theirs in zip(chains.add_norm(out, x, weight, bias, eps), (total, expected), strict=True):  # type: ignore[arg-type]
+        assert torch.allclose(ours, theirs, atol=1e-5)
+    for ours in chains.norm_of_sum(out, x, weight, bias, eps):  # type: ignore[arg-type]
+        assert torch.allclose(ours, expected, atol=1e-5)
+    a, b = random(9, 4, seed=0), random(9, 4, seed=1)
+    assert torch.equal(chains.gate(a, b), gelu(a) * b)
+
+
+def test_the_norm_of_the_next_product_is_in_its_precision_and_the_stream_in_float32() -> None:
+    out, x, weight, bias, eps = arguments("add_norm", torch.bfloat16)
+    total, normed = chains.add_norm(out, x, weight, bias, eps)  # type: ignore[arg-type]
+    assert (total.dtype, normed.dtype) == (torch.float32, torch.bfloat16)
+    exact, rounded = chains.norm_of_sum(out, x, weight, bias, eps)  # type: ignore[arg-type]
+    assert (exact.dtype, rounded.dtype) == (torch.float32, torch.bfloat16)
+    assert torch.equal(exact, layer_norm(total, (48,), weight, bias, 1e-5))  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler, as torch.compile does")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", ["rotate", "add_norm", "norm_of_sum", "gate"])
+def test_a_compiled_chain_keeps_to_the_plain_one(name: str) -> None:
+    chain: Callable[..., Tensor | tuple[Tensor, ...]] = getattr(chains, name)
+    compiled = torch.compile(chain, dynamic=True)
+    for dtype, bound in ((torch.float32, 1e-5), (torch.bfloat16, 2e-2)):
+        plain, fast = (function(*arguments(name, dtype)) for function in (chain, compiled))
+        pairs = zip(*((out if isinstance(out, tuple) else (out,)) for out in (plain, fast)), strict=True)
+        for ours, theirs in pairs:
+            assert ours.dtype == theirs.dtype
+            assert (ours.float() - theirs.float()).abs().max() <= bound
+
+
+def test_a_cpu_runs_chains_as_they_stand() -> None:
+    assert fused(chains.rotate, "cpu") is chains.rotate
+    if not torch.cuda.is_available():
+        assert not chains.can_compile()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("family", ["esm2", "dnabert"])
+def test_encoders_on_plain_products_and_chains_agree_with_those_on_onednn(
+    family: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way that a GPU takes, run on a CPU."""
+
+    def make() -> Encoder:
+        if family == "esm2":
+            return esm2_encoder(TINY, precision)
+        shape = DnaBertShape(num_layers=2, hidden=96, num_heads=12, intermediate=384)
+        return DnaBert(shape, dnabert_weights(shape, 1), source="test", device=CPU, precision=precision)
+
+    batch = make_batch(WINDOWS, CPU)
+    num_layers = 6 if family == "esm2" else 2
+    laid_out = make()
+    monkeypatch.setattr(dense, "_has_onednn", lambda dtype: False)
+    plain = make()
+    for layer in (0, 1, num_layers):
+        ours, theirs = plain(batch, layer), laid_out(batch, layer)
+        assert ours.dtype == theirs.dtype == torch.float32
+        assert (ours - theirs).abs().max() <= (2e-5 if precision == "fp32" else 0.2), layer

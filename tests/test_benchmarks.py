@@ -1,0 +1,99 @@
+"""The benchmarks run, need no more than they say, and measure what they say."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import gpu, measuring
+from benchmarks.proteins_cpu import FASTA
+from hpc_embed.registry import find_model
+from tests.conftest import REPOSITORY
+
+WITHOUT_PACKAGES = """
+import runpy, sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"Bio", "submitit", "jsonargparse", "rich", "docstring_parser", "esm", "pandas"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Missing())
+sys.argv = ["gpu", *sys.argv[1:]]
+runpy.run_module("benchmarks.gpu", run_name="__main__", alter_sys=False)
+"""
+
+
+def lines_of(command: list[str], tmp_path: Path) -> dict[str, tuple[float, str]]:
+    """Figures by name."""
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    figures = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert all(set(figure) == {"name", "value", "unit"} for figure in figures)
+    return {figure["name"]: (figure["value"], figure["unit"]) for figure in figures}
+
+
+def test_the_gpu_script_needs_little_and_goes_through_on_a_cpu(tmp_path: Path) -> None:
+    options = ["--device", "cpu", "--models", "esm2_t6_8M", "dnabert_s", "--windows", "3", "--seconds", "0.1", "--json"]
+    figures = lines_of([sys.executable, "-c", WITHOUT_PACKAGES, *options], tmp_path)
+    assert {name.split(":")[0] for name in figures} == {"matmul peak, bf16", "memory", "esm2_t6_8M", "dnabert_s"}
+    assert any("transformers BF16, batches of 32" in name for name in figures)
+    assert any("hpc-embed, sdpa" in name for name in figures)
+    assert all(value > 0 for value, _ in figures.values())
+
+
+def test_the_protein_benchmark_compares_the_ways_it_names(tmp_path: Path, globins: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.proteins_cpu", "--fasta", str(globins), "--records", "2", "--json"]
+    figures = lines_of(command, tmp_path)
+    assert figures["esm2_t6_8M: hpc-embed, FP32: padding efficiency"] == (1.0, "")
+    assert figures["esm2_t6_8M: hpc-embed, BF16 over hpc-embed, FP32"][1] == "times"
+    assert figures["esm2_t6_8M: transformers, one at a time: tokens"][1] == "tokens/s"
+
+
+def test_lengths_are_those_of_every_tenth_protein() -> None:
+    if not FASTA.exists():
+        pytest.skip("needs Debian's mmseqs2-examples")
+    lengths: list[int] = []
+    with gzip.open(FASTA, "rt") as lines:
+        for line in lines:
+            if line.startswith(">"):
+                lengths.append(0)
+            else:
+                lengths[-1] += len(line.strip())
+    assert [int(line) for line in gpu.LENGTHS.read_text().split()] == lengths[::10]
+
+
+def test_sorted_batches_count_their_padding() -> None:
+    windows = [np.zeros(length, dtype=np.uint8) for length in (10, 90, 50, 49)]
+    assert measuring.sorted_by_length(100)(windows) == [[1], [2, 3], [0]]
+    assert measuring.in_file_order(3)(windows) == [[0, 1, 2], [3]]
+
+
+def test_padded_and_packed_ways_count_what_they_compute() -> None:
+    import torch
+
+    windows = [np.full(length, 5, dtype=np.uint8) for length in (4, 8)]
+    way = measuring.padded(lambda tokens, _: (tokens[..., None].float(),), 1, measuring.in_file_order(2), num_special=2)
+    measured = measuring.measure(way, windows, seconds=0.0)
+    assert measured.padding_efficiency == 12 / 16
+    assert measured.vectors.tolist() == [[5.0], [5.0]]
+    assert torch.get_num_threads() >= 1
+
+
+def test_a_report_names_hardware_versions_and_command(tmp_path: Path) -> None:
+    table = measuring.Table("One", ("way", "tokens/s"), [("ours", "1")], "A note.")
+    answer = measuring.Answer([table], [measuring.Figure("ours: tokens", 1.0, "tokens/s")])
+    measuring.write_report(tmp_path / "r" / "report.md", "Heading", answer)
+    text = (tmp_path / "r" / "report.md").read_text()
+    for words in ("# Heading", "hardware: ", "torch ", "Python ", "command: ", "| ours | 1 |", "A note."):
+        assert words in text
+    assert json.loads((tmp_path / "r" / "report.jsonl").read_text())["value"] == 1.0
+
+
+def test_a_token_of_esm2_8m_moves_what_the_formula_says() -> None:
+    assert gpu.bytes_per_token(find_model("esm2_t6_8M")) == 6 * (
+        2 * (6 * 320 + 2 * 1600) + 2 * (2 * 1280 + 8 * 320) + 24 * 320
+    )
