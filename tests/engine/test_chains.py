@@ -38,27 +38,25 @@ def arguments(name: str, dtype: torch.dtype) -> tuple[object, ...]:
 
 
 def test_chains_by_the_textbook() -> None:
-    out, x, weight, bias, eps = arguments("add_norm", torch.float32)
-    assert isinstance(out, Tensor)
-    assert isinstance(x, Tensor)
+    out, x, weight, bias = (random(*size, seed=seed) for seed, size in enumerate([(70, 48), (70, 48), (48,), (48,)]))
     total = out + x
-    normed = (total - total.mean(-1, keepdim=True)) / (total.var(-1, correction=0, keepdim=True) + eps).sqrt()
+    normed = (total - total.mean(-1, keepdim=True)) / (total.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
     expected = normed * weight + bias
-    for ours, theirs in zip(chains.add_norm(out, x, weight, bias, eps), (total, expected), strict=True):  # type: ignore[arg-type]
+    for ours, theirs in zip(chains.add_norm(out, x, weight, bias, 1e-5), (total, expected), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-5)
-    for ours in chains.norm_of_sum(out, x, weight, bias, eps):  # type: ignore[arg-type]
+    for ours in chains.norm_of_sum(out, x, weight, bias, 1e-5):
         assert torch.allclose(ours, expected, atol=1e-5)
-    a, b = random(9, 4, seed=0), random(9, 4, seed=1)
-    assert torch.equal(chains.gate(a, b), gelu(a) * b)
+    assert torch.equal(chains.gate(out, x), gelu(out) * x)
 
 
 def test_the_norm_of_the_next_product_is_in_its_precision_and_the_stream_in_float32() -> None:
-    out, x, weight, bias, eps = arguments("add_norm", torch.bfloat16)
-    total, normed = chains.add_norm(out, x, weight, bias, eps)  # type: ignore[arg-type]
+    x, weight, bias = random(70, 48, seed=0), random(48, seed=1), random(48, seed=2)
+    out = random(70, 48, seed=3, dtype=torch.bfloat16)
+    total, normed = chains.add_norm(out, x, weight, bias, 1e-5)
     assert (total.dtype, normed.dtype) == (torch.float32, torch.bfloat16)
-    exact, rounded = chains.norm_of_sum(out, x, weight, bias, eps)  # type: ignore[arg-type]
+    exact, rounded = chains.norm_of_sum(out, x, weight, bias, 1e-5)
     assert (exact.dtype, rounded.dtype) == (torch.float32, torch.bfloat16)
-    assert torch.equal(exact, layer_norm(total, (48,), weight, bias, 1e-5))  # type: ignore[arg-type]
+    assert torch.equal(exact, layer_norm(total, (48,), weight, bias, 1e-5))
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler, as torch.compile does")

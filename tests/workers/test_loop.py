@@ -14,7 +14,7 @@ import pytest
 
 from hpc_embed.errors import RunConflict
 from hpc_embed.progress import BudgetHalved, Event
-from hpc_embed.run.markers import Marker, is_done, read_marker
+from hpc_embed.run.markers import Marker, is_done, publish_output, read_marker
 from hpc_embed.run.pieces import Pieces
 from hpc_embed.run.shards import write_shard
 from hpc_embed.run.vectors import Vectors
@@ -188,7 +188,6 @@ def loop_over(folder: Path, model: FakeModel, writer: ThreadPoolExecutor) -> Loo
 
 def test_a_shard_is_published_beside_the_embedding_of_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     second_begun = threading.Event()
-    publish_output = loop_module.publish_output
 
     def wait_for_the_second(outputs: Path, shard: str, *rest: object) -> None:
         assert shard != "shard-00000" or second_begun.wait(10)
