@@ -69,11 +69,12 @@ def proteins(fasta: Path, num_records: int) -> Windows:
     return esm2_tokens([records[place] for place in places])
 
 
-def answer(fasta: Path, model: str, num_records: int) -> Answer:
+def answer(fasta: Path, model: str, num_records: int, seconds: float = measuring.SECONDS) -> Answer:
     """Measure every way."""
     windows = proteins(fasta, num_records)
     found = {
-        name: measuring.in_fresh_process(run_way, name, model, windows) for name in (*WAYS, "hpc-embed, FP32 (again)")
+        name: measuring.in_fresh_process(run_way, name, model, windows, seconds)
+        for name in (*WAYS, "hpc-embed, FP32 (again)")
     }
     if ESM_CPP_PYTHON.exists():
         found |= _esm_cpp(model, windows)
@@ -124,10 +125,11 @@ def _row(
     ]
 
 
-def run_way(name: str, model: str, windows: Windows) -> Measured:
+def run_way(name: str, model: str, windows: Windows, seconds: float = measuring.SECONDS) -> Measured:
     """One way, in this process."""
     shape = Esm2Shape(**published_shape(find_model(model)))
-    return measuring.measure(_way(name.removesuffix(" (again)"), shape, random_weights(shape, seed=0)), windows)
+    way = _way(name.removesuffix(" (again)"), shape, random_weights(shape, seed=0))
+    return measuring.measure(way, windows, seconds)
 
 
 def _way(name: str, shape: Esm2Shape, tensors: dict[str, Tensor]) -> Way:
@@ -192,9 +194,10 @@ def main() -> None:
     parser.add_argument("--fasta", type=Path, default=FASTA)
     parser.add_argument("--model", default="esm2_t6_8M")
     parser.add_argument("--records", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=measuring.SECONDS, help="for each way, at least one run")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    measuring.show(answer(options.fasta, options.model, options.records), as_json=options.json)
+    measuring.show(answer(options.fasta, options.model, options.records, options.seconds), as_json=options.json)
 
 
 if __name__ == "__main__":
