@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
 
-.PHONY: demo test bench slurm cluster container image setup setup-test lint docs clean
+.PHONY: demo test bench slurm cluster container image setup setup-test packages lint docs clean
 
 demo: setup  ## Embed examples/ offline: composition, untrained ESM-2 8M, untrained DNABERT-S
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
@@ -35,7 +35,8 @@ image: setup  ## hpc_embed.sif; LOCK=lock-cpu.txt for one without CUDA
 	PYTHON=$(BIN)/python bash container/build.sh
 
 setup: $(VENV)/.installed
-setup-test: $(VENV)/.installed-test
+setup-test: packages $(VENV)/.installed-test
+packages:  # first of all, since they bring a C compiler where there is none
 	bash .ci/install-debian.sh
 	bash .ci/install-apptainer.sh
 

@@ -8,7 +8,7 @@ from typing import Literal
 from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 
 Precision = Literal["auto", "fp32", "bf16"]
-Device = Literal["b200", "h200", "h100", "a100", "l40s", "a40", "a10", "l4", "rtx4090", "v100", "t4"]
+Device = Literal["b200", "h200", "h100", "a100", "l40s", "a40", "a10", "l4", "rtx4090", "v100", "t4", "cpu"]
 LongPolicy = Literal["window", "truncate", "skip", "error"]
 InvalidPolicy = Literal["error", "skip", "unknown"]
 
@@ -52,7 +52,7 @@ class PlanSettings:
     shard_minutes: PositiveFloat | None = None
     """Aim for shards of so many minutes on the device named by --device [default: 30]."""
     device: Device = "a100"
-    """The GPU type that the forecast is made for."""
+    """The GPU type that the forecast is made for; cpu is one core of a processor with AVX-512."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hpc_embed.cluster.devices import choose_devices
+from hpc_embed.cluster.devices import CPU, choose_devices
 from hpc_embed.cluster.task import embed_shards
 from hpc_embed.commands.gather import exit_code, report
 from hpc_embed.config import GatherSettings, OutputSettings, PlanSettings, RunSettings, WorkSettings
@@ -31,11 +31,12 @@ def run(
     layout = RunLayout(Path(where.run_dir))
     planned = make_plan(settings, layout, usual_shards=SHARDS_PER_WORKER * _usual_workers(settings, work))
     plan = planned.plan
+    devices = choose_devices(work, find_model(plan.model.registry_name))
     if planned.is_new:
-        note(describe(forecast(plan, where.run_dir, settings.device)))
+        device = CPU if devices[0] == CPU else settings.device
+        note(describe(forecast(plan, where.run_dir, device, len(devices))))
     else:
         note(f"going on with {where.run_dir}: {plan.totals.num_records:,} records, {len(plan.shards)} shards")
-    devices = choose_devices(work, find_model(plan.model.registry_name))
     result = embed_shards(plan, layout, range(len(plan.shards)), work, devices)
     if result.failed:
         names = ", ".join(f"{name} ({reason})" for name, reason in sorted(result.failed.items()))

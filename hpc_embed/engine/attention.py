@@ -164,7 +164,7 @@ class FlexAttention:
     """FlexAttention with a document mask, which is made once for each batch and handed to every layer."""
 
     def __init__(self, slopes_H: Tensor | None) -> None:
-        self._slopes_H = slopes_H
+        self._score_mod = None if slopes_H is None else _alibi_score(slopes_H)
         self._batch: PackedBatch | None = None
         self._mask: Any = None
 
@@ -173,18 +173,18 @@ class FlexAttention:
 
         if batch is not self._batch:
             self._batch, self._mask = batch, document_mask(batch)
-        slopes_H = self._slopes_H
-
-        def alibi(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-            assert slopes_H is not None
-            return score - slopes_H[h] * (i - j).abs()
-
         attend: Callable[..., Any] = fused(module.flex_attention, qkv_T3HK.device.type)
         q, k, v = (x_THK.transpose(0, 1)[None] for x_THK in _separate(qkv_T3HK, rotary))
-        score_mod = None if slopes_H is None else alibi
-        out: Any = attend(q, k, v, score_mod=score_mod, block_mask=self._mask, scale=1.0)
+        out: Any = attend(q, k, v, score_mod=self._score_mod, block_mask=self._mask, scale=1.0)
         result: Tensor = out[0].transpose(0, 1)
         return result
+
+
+def _alibi_score(slopes_H: Tensor) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]:
+    def score_mod(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return score - slopes_H[h] * (i - j).abs()
+
+    return score_mod
 
 
 def document_mask(batch: PackedBatch) -> Any:

@@ -33,6 +33,7 @@ DEVICES = {
     "rtx4090": DeviceFacts(165, 1.0),
     "v100": DeviceFacts(15.7, 0.90),  # no BF16, so FP32
     "t4": DeviceFacts(8.1, 0.32),  # no BF16, so FP32
+    "cpu": DeviceFacts(0.25, 0.01),  # one core in FP32, between what an older and a new one measured
 }
 
 
@@ -58,12 +59,13 @@ class Forecast(NamedTuple):
     """Largest shard over the mean, by FLOPs."""
     total_flops: int
     device: str
+    num_devices: int
     device_seconds: float
-    """Estimated, all shards on one device, without start-up."""
+    """Estimated, all shards on these devices, without start-up."""
     dataset_bytes: int
 
 
-def forecast(plan: Plan, run_dir: str, device: str) -> Forecast:
+def forecast(plan: Plan, run_dir: str, device: str, num_devices: int = 1) -> Forecast:
     """Work out the figures."""
     totals = plan.totals
     flops = [shard.flops for shard in plan.shards]
@@ -77,7 +79,8 @@ def forecast(plan: Plan, run_dir: str, device: str) -> Forecast:
         spread=max(flops) * len(flops) / sum(flops),
         total_flops=sum(flops),
         device=device,
-        device_seconds=seconds_on(device, plan.cost, float(sum(flops)), totals.num_tokens),
+        num_devices=num_devices,
+        device_seconds=seconds_on(device, plan.cost, float(sum(flops)), totals.num_tokens) / num_devices,
         dataset_bytes=4 * plan.dimension * totals.num_records,
     )
 
@@ -91,6 +94,8 @@ def describe(figures: Forecast) -> str:
         *([f"{t.num_truncated:,} truncated"] if t.num_truncated else []),
         *([f"{t.num_skipped:,} SKIPPED (reasons in records.parquet)"] if t.num_skipped else []),
     ]
+    unit = "cpu core" if f.device == "cpu" else f.device
+    devices = f"one {unit}" if f.num_devices == 1 else f"{f.num_devices} {unit}s"
     rows = [
         ("run folder", f.run_dir),
         ("model", f"{f.model}, pooling {f.pooling}"),
@@ -99,7 +104,7 @@ def describe(figures: Forecast) -> str:
         ("windows", f"{t.num_windows:,}, of which {t.num_unique_windows:,} different"),
         ("tokens", f"{t.num_tokens:,}"),
         ("shards", f"{f.num_shards:,}, largest over mean {f.spread:.4f}"),
-        ("estimate", f"{format_seconds(f.device_seconds)} on one {f.device}, all shards, without start-up"),
+        ("estimate", f"{format_seconds(f.device_seconds)} on {devices}, all shards, without start-up"),
         ("dataset", f"about {_size(f.dataset_bytes)}"),
     ]
     if t.num_duplicate_ids:

@@ -13,7 +13,7 @@ import pytest
 from hpc_embed.config import PlanSettings
 from hpc_embed.errors import BadInput, RunConflict, UsageError
 from hpc_embed.planning.cost import cost_of
-from hpc_embed.planning.forecast import forecast
+from hpc_embed.planning.forecast import describe, forecast
 from hpc_embed.planning.planner import make_plan, unique_windows
 from hpc_embed.registry import find_model
 from hpc_embed.run.layout import RunLayout
@@ -199,3 +199,13 @@ def test_keys_number_unique_windows_in_input_order() -> None:
     assert firsts.tolist() == [0, 1, 3]
     assert keys.tolist() == [0, 1, 0, 2, 1, 0]
     assert np.array_equal(firsts[keys][[0, 2, 5]], [0, 0, 0])
+
+
+def test_the_forecast_is_for_so_many_devices_of_a_kind(fasta: Path, tmp_path: Path) -> None:
+    made = plan(fasta, tmp_path / "run")
+    one, four = (forecast(made, "r", "cpu", number) for number in (1, 4))
+    assert four.device_seconds == one.device_seconds / 4
+    assert "on one cpu core," in describe(one)
+    assert "on 4 cpu cores," in describe(four)
+    assert "on one h100," in describe(forecast(made, "r", "h100"))
+    assert one.device_seconds > forecast(made, "r", "h100").device_seconds
