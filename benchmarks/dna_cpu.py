@@ -99,7 +99,8 @@ def _way(name: str) -> Way:
     if name in OURS:
         encoder = DnaBert(shape, tensors, source="benchmark", device=CPU, precision=OURS[name])
         return measuring.packed(encoder, "mean_with_special", shape.num_layers, TOKEN_BUDGET, CPU)
-    return measuring.padded(dnabert_reference(shape, tensors, CPU), PAD, DENSE[name], num_special=0)
+    dense = dnabert_reference(shape, tensors, CPU)
+    return measuring.padded(dense, PAD, shape.num_layers, DENSE[name], cut=0)
 
 
 def main() -> None:

@@ -92,9 +92,8 @@ def _parity(names: list[str], device: torch.device) -> Table:
         model = find_model(name)
         windows = random_windows(model, PARITY_LENGTHS)
         shape, tensors = shape_and_tensors(model, device)
-        expected = measuring.padded(
-            reference_of(shape, tensors, device), -1, measuring.in_file_order(1), _special(model)
-        )
+        reference, cut = reference_of(shape, tensors, device), 1 if model.pooling == "mean" else 0
+        expected = measuring.padded(reference, -1, model.num_layers, measuring.in_file_order(1), cut)
         vectors, _ = expected(windows)
         for precision in ("fp32", "bf16"):
             encoder = encoder_of(shape, tensors, device, precision)
@@ -130,7 +129,7 @@ def time_model(model: Model, windows: Windows, device: torch.device, seconds: fl
             ("transformers BF16, sorted, 16,384 tokens", measuring.sorted_by_length(16_384)),
             ("transformers BF16, batches of 32 in file order", measuring.in_file_order(32)),
         ):
-            yield way, _time_theirs(theirs, windows, batches(windows), device, seconds)
+            yield way, _time_theirs(theirs, model, windows, batches(windows), device, seconds)
         del theirs
     _free(device)
 
@@ -161,7 +160,7 @@ def _time_ours(
 
 
 def _time_theirs(
-    theirs: Reference, windows: Windows, batches: list[list[int]], device: torch.device, seconds: float
+    theirs: Reference, model: Model, windows: Windows, batches: list[list[int]], device: torch.device, seconds: float
 ) -> Timed:
     def run(batch: Windows) -> None:
         tokens = np.full((len(batch), max(map(len, batch))), 1, dtype=np.int64)
@@ -169,7 +168,7 @@ def _time_theirs(
             tokens[row, : len(window)] = window
         on_device = torch.from_numpy(tokens).to(device)
         mask = on_device.ne(1)[..., None]
-        ((theirs(on_device, 1)[-1].float() * mask).sum(1) / mask.sum(1)).cpu()
+        ((theirs(on_device, 1, model.num_layers).float() * mask).sum(1) / mask.sum(1)).cpu()
 
     chosen: list[Windows] = [[windows[i] for i in batch] for batch in batches]
     return _timed(chosen, run, lambda at_most: None, device, seconds)
@@ -317,11 +316,7 @@ def reference_of(
         if isinstance(shape, esm2.Esm2Shape)
         else dnabert_reference(shape, tensors, device)
     )
-    return lambda tokens, padding: (reference(tokens.to(device), padding)[-1].cpu(),)
-
-
-def _special(model: Model) -> int:
-    return 2 if model.pooling == "mean" else 0
+    return lambda tokens, padding, layer: reference(tokens.to(device), padding, layer).cpu()
 
 
 def _synchronize(device: torch.device) -> None:

@@ -119,9 +119,10 @@ def packed(encoder: Encoder, pooling: str, layer: int, token_budget: int, device
     return embed
 
 
-def padded(reference: Reference, padding: int, batches: Callable[[Windows], list[list[int]]], num_special: int) -> Way:
-    """The usual way: batches padded on the right; the mean without `num_special` / 2 tokens at either end."""
-    cut = num_special // 2
+def padded(
+    reference: Reference, padding: int, layer: int, batches: Callable[[Windows], list[list[int]]], cut: int
+) -> Way:
+    """The usual way: batches padded on the right; the mean without `cut` tokens at either end."""
 
     def embed(windows: Windows) -> Outcome:
         vectors: dict[int, NDArray[np.float32]] = {}
@@ -130,7 +131,7 @@ def padded(reference: Reference, padding: int, batches: Callable[[Windows], list
             tokens = np.full((len(batch), max(len(windows[i]) for i in batch)), padding, dtype=np.int64)
             for row, i in enumerate(batch):
                 tokens[row, : len(windows[i])] = windows[i]
-            hidden = reference(torch.from_numpy(tokens), padding)[-1].float()
+            hidden = reference(torch.from_numpy(tokens), padding, layer).float()
             for row, i in enumerate(batch):
                 vectors[i] = hidden[row, cut : len(windows[i]) - cut].mean(0).numpy()
             num_computed += tokens.size

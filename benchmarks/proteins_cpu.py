@@ -137,14 +137,15 @@ def _way(name: str, shape: Esm2Shape, tensors: dict[str, Tensor]) -> Way:
         encoder = Esm2(shape, tensors, source="benchmark", device=CPU, precision=OURS[name])
         return measuring.packed(encoder, "mean", shape.num_layers, TOKEN_BUDGET, CPU)
     if name == FAIR:
-        return measuring.padded(_fair_esm(shape), PAD, measuring.sorted_by_length(4096), num_special=2)
+        return measuring.padded(_fair_esm(shape), PAD, shape.num_layers, measuring.sorted_by_length(4096), cut=1)
     batches = {
         BATCH_8: measuring.in_file_order(8),
         BATCH_32: measuring.in_file_order(32),
         ONE: measuring.in_file_order(1),
     }.get(name, measuring.sorted_by_length(1024))
     dtype = torch.bfloat16 if "BF16" in name else torch.float32
-    return measuring.padded(esm2_reference((shape, tensors), CPU, dtype), PAD, batches, num_special=2)
+    theirs = esm2_reference((shape, tensors), CPU, dtype)
+    return measuring.padded(theirs, PAD, shape.num_layers, batches, cut=1)
 
 
 def _fair_esm(shape: Esm2Shape) -> Reference:
@@ -154,8 +155,9 @@ def _fair_esm(shape: Esm2Shape) -> Reference:
     model = ESM2(shape.num_layers, shape.hidden, shape.num_heads, "ESM-1b").train(False)
 
     @torch.inference_mode()
-    def run(tokens: Tensor, padding: int) -> tuple[Tensor, ...]:
-        return (model(tokens, repr_layers=[shape.num_layers])["representations"][shape.num_layers],)
+    def run(tokens: Tensor, padding: int, layer: int) -> Tensor:
+        hidden: Tensor = model(tokens, repr_layers=[layer])["representations"][layer]
+        return hidden
 
     return run
 

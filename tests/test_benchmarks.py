@@ -78,7 +78,7 @@ def test_padded_and_packed_ways_count_what_they_compute() -> None:
     import torch
 
     windows = [np.full(length, 5, dtype=np.uint8) for length in (4, 8)]
-    way = measuring.padded(lambda tokens, _: (tokens[..., None].float(),), 1, measuring.in_file_order(2), num_special=2)
+    way = measuring.padded(lambda tokens, *_: tokens[..., None].float(), 1, 1, measuring.in_file_order(2), cut=1)
     measured = measuring.measure(way, windows, seconds=0.0)
     assert measured.padding_efficiency == 12 / 16
     assert measured.vectors.tolist() == [[5.0], [5.0]]

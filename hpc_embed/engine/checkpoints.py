@@ -72,6 +72,11 @@ class Weights:
             return tensor.float()
         return torch.zeros(shape)
 
+    def check(self, fault: str, is_well: bool) -> None:
+        """Note a fault of another kind."""
+        if not is_well:
+            self._faults.append(fault)
+
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
 

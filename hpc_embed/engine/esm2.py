@@ -121,13 +121,16 @@ class Esm2:
         )
 
     def _frequencies(self, weights: Weights) -> Tensor:
-        """[K / 2], as the checkpoint stores them; the same in every layer of ESM-2."""
+        """[K / 2], as the checkpoint stores them; EnvironmentFault where layers differ, as no ESM-2's do."""
         head_dim = self.shape.head_dim
         names = [
             f"encoder.layer.{index}.attention.self.rotary_embeddings.inv_freq" for index in range(self.shape.num_layers)
         ]
         stored = [weights.take(name, head_dim // 2) for name in names if name in weights]
-        return (stored[0] if stored else 10000 ** -(torch.arange(0, head_dim, 2).float() / head_dim)).to(self._device)
+        if not stored:
+            return 10000 ** -(torch.arange(0, head_dim, 2, device=self._device).float() / head_dim)
+        weights.check("rotary_embeddings.inv_freq differs between layers", all(map(stored[0].equal, stored)))
+        return stored[0].to(self._device)
 
     def _take_dense(self, weights: Weights, name: str, num_out: int, num_in: int) -> tuple[Tensor, Tensor]:
         return weights.take(f"{name}.weight", num_out, num_in), weights.take(f"{name}.bias", num_out)

@@ -19,8 +19,8 @@ from torch.nn.functional import gelu, layer_norm, linear
 from hpc_embed.engine.dnabert import DnaBertShape, alibi_slopes
 from hpc_embed.engine.esm2 import Esm2Shape
 
-Reference = Callable[[Tensor, int], tuple[Tensor, ...]]
-"""Right-padded tokens [B, N] and the padding's id, to the hidden states [B, N, D] after 0, 1, … layers, float32."""
+Reference = Callable[[Tensor, int, int], Tensor]
+"""Right-padded tokens [B, N], the padding's id and a number of layers, to the hidden states [B, N, D] after them."""
 
 
 def esm2_reference(
@@ -50,18 +50,22 @@ def esm2_reference(
             hidden_dropout_prob=0.0,
             layer_norm_eps=shape.layer_norm_eps,
         )
-        model = EsmModel(config, add_pooling_layer=False)
+        with device:  # drawing numbers for a large model takes a CPU minutes
+            model = EsmModel(config, add_pooling_layer=False)
         report = model.load_state_dict({name.removeprefix("esm."): t for name, t in tensors.items()}, strict=False)
         unread = [name for name in report.missing_keys if not name.startswith(("contact_head", "embeddings.position"))]
         assert not unread, unread
     model = model.train(False).to(device, dtype)
 
     @torch.inference_mode()
-    def run(tokens_BN: Tensor, padding: int) -> tuple[Tensor, ...]:
+    def run(tokens_BN: Tensor, padding: int, layer: int) -> Tensor:
         is_real_BN = tokens_BN.ne(padding)
+        is_last = layer == model.config.num_hidden_layers
         # without a mask transformers takes a faster way, right where nothing is padded
-        out = model(tokens_BN, attention_mask=None if is_real_BN.all() else is_real_BN, output_hidden_states=True)
-        return (*out.hidden_states[:-1], out.last_hidden_state)
+        mask_BN = None if is_real_BN.all() else is_real_BN
+        out = model(tokens_BN, attention_mask=mask_BN, output_hidden_states=not is_last)
+        hidden_BND: Tensor = out.last_hidden_state if is_last else out.hidden_states[layer]
+        return hidden_BND
 
     return run
 
@@ -78,14 +82,14 @@ def dnabert_reference(shape: DnaBertShape, tensors: Mapping[str, Tensor], device
         return layer_norm(x, (shape.hidden,), w[f"{name}.weight"], w[f"{name}.bias"], shape.layer_norm_eps)
 
     @torch.inference_mode()
-    def run(tokens_BN: Tensor, padding: int) -> tuple[Tensor, ...]:
+    def run(tokens_BN: Tensor, padding: int, layer: int) -> Tensor:
         places_N = torch.arange(tokens_BN.shape[1], device=device)
         bias_HNN = -slopes_H11 * (places_N[:, None] - places_N).abs()
         bias_BHNN = bias_HNN.masked_fill(tokens_BN.eq(padding)[:, None, None], float("-inf"))
         x_BND = w["embeddings.word_embeddings.weight"][tokens_BN] + w["embeddings.token_type_embeddings.weight"][0]
-        states = [norm(x_BND, "embeddings.LayerNorm")]
-        for layer in range(shape.num_layers):
-            name, x_BND = f"encoder.layer.{layer}", states[-1]
+        x_BND = norm(x_BND, "embeddings.LayerNorm")
+        for index in range(layer):
+            name = f"encoder.layer.{index}"
             qkv = dense(x_BND, f"{name}.attention.self.Wqkv")
             q, k, v = qkv.view(*tokens_BN.shape, 3, shape.num_heads, -1).permute(2, 0, 3, 1, 4)
             weights_BHNN = (q @ k.transpose(-1, -2) / math.sqrt(shape.head_dim) + bias_BHNN).softmax(-1)
@@ -93,7 +97,7 @@ def dnabert_reference(shape: DnaBertShape, tensors: Mapping[str, Tensor], device
             out_BND = dense(mixed_BND, f"{name}.attention.output.dense")
             x_BND = norm(out_BND + x_BND, f"{name}.attention.output.LayerNorm")
             gate, value = dense(x_BND, f"{name}.mlp.gated_layers").chunk(2, dim=-1)
-            states.append(norm(dense(gelu(gate) * value, f"{name}.mlp.wo") + x_BND, f"{name}.mlp.layernorm"))
-        return tuple(states)
+            x_BND = norm(dense(gelu(gate) * value, f"{name}.mlp.wo") + x_BND, f"{name}.mlp.layernorm")
+        return x_BND
 
     return run

@@ -96,7 +96,7 @@ def _reference_vectors(worker: TransformerWorker, windows: Sequence[Tokens], dev
     vectors = []
     for window in windows:
         batch = make_batch([window], device)
-        (hidden_ND,) = reference(batch.tokens_T[None], NO_PADDING)[worker.embedding.layer]
+        (hidden_ND,) = reference(batch.tokens_T[None], NO_PADDING, worker.embedding.layer)
         vectors.append(pool(worker.embedding.pooling, hidden_ND, batch)[0][0].cpu())
     return torch.stack(vectors)
 

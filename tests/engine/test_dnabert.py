@@ -53,7 +53,7 @@ def test_hidden_states_and_means_are_the_authors_own() -> None:
     means, _ = pool("mean_with_special", hidden_TD, batch)
     reference = dnabert_reference(shape, tensors, CPU)
     for index, hidden in enumerate(torch.split(hidden_TD, list(batch.lengths))):
-        textbook = reference(torch.tensor([inputs["token_ids"][index]]), PAD)[-1][0]
+        textbook = reference(torch.tensor([inputs["token_ids"][index]]), PAD, shape.num_layers)[0]
         assert (textbook - expected[f"hidden_{index}"]).abs().max() <= BOUND
         assert (hidden - expected[f"hidden_{index}"]).abs().max() <= BOUND
         assert (means[index] - expected[f"mean_with_special_{index}"]).abs().max() <= BOUND
@@ -65,7 +65,7 @@ def test_hidden_states_equal_a_dense_padded_textbook_forward_pass(layer: int) ->
     padded_BN = torch.full((4, 200), PAD)
     for row, window in enumerate(windows):
         padded_BN[row, : len(window)] = torch.from_numpy(window.astype(int))
-    dense_BND = dnabert_reference(SHAPE, random_weights(SHAPE, seed=1), CPU)(padded_BN, PAD)[layer]
+    dense_BND = dnabert_reference(SHAPE, random_weights(SHAPE, seed=1), CPU)(padded_BN, PAD, layer)
     batch = make_batch(windows, CPU)
     packed = torch.split(encoder()(batch, layer), list(batch.lengths))
     for expected, ours in zip(dense_BND, packed, strict=True):

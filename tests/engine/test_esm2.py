@@ -35,7 +35,7 @@ def transformers_states(tensors: Mapping[str, Tensor], shape: Esm2Shape) -> list
     """transformers' EsmModel, one protein at a time."""
     run = esm2_reference((shape, tensors), CPU)
     windows = [torch.tensor(tokens.astype(int))[None] for tokens in esm2_tokens(PROTEINS)]
-    return [tuple(state[0] for state in run(window, PAD)) for window in windows]
+    return [tuple(run(window, PAD, layer)[0] for layer in range(shape.num_layers + 1)) for window in windows]
 
 
 def fair_esm_states(tensors: Mapping[str, Tensor], shape: Esm2Shape) -> list[Tensor]:
@@ -143,6 +143,13 @@ def test_rotary_frequencies_of_the_checkpoint_are_used() -> None:
         if name.endswith("inv_freq"):
             tensors[name] *= 1.5
     assert (esm2_encoder(tensors=tensors)(batch, 3) - usual).abs().max() > 1e-3
+
+
+def test_rotary_frequencies_that_differ_between_layers_are_refused() -> None:
+    tensors = random_weights(SMALL, seed=5)
+    tensors["esm.encoder.layer.1.attention.self.rotary_embeddings.inv_freq"] *= 1.5
+    with pytest.raises(EnvironmentFault, match="inv_freq differs between layers"):
+        esm2_encoder(tensors=tensors)
 
 
 def test_each_letter_is_one_token_and_unknown_letters_are_not_folded() -> None:
