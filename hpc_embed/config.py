@@ -32,9 +32,9 @@ class PlanSettings:
     revision: str | None = None
     """Branch, tag or commit of a hub model; the plan pins the commit."""
     pooling: str = "default"
-    """mean, mean_with_special, cls or max; default is what the model's authors use."""
+    """mean, mean_with_special, cls, max, or per_token for a vector of each residue; default is the authors' own."""
     layer: int = -1
-    """Layer whose hidden states are pooled: 0 the embeddings, -1 the last."""
+    """Layer whose hidden states are taken: 0 the embeddings, -1 the last."""
     precision: Precision = "auto"
     """auto: BF16 autocast on GPUs that have it, FP32 elsewhere."""
     on_long: LongPolicy = "window"

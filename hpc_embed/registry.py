@@ -14,7 +14,9 @@ Kind = Literal["protein", "dna"]
 ENTRY_POINT_GROUP = "hpc_embed.models"
 """Another package adds a model by an entry point of this group that names a `Model`."""
 
-POOLINGS = ("mean", "mean_with_special", "cls", "max")
+PER_TOKEN = "per_token"
+"""No pooling: a vector for each token, special ones left out; for ESM-2 a token is a residue."""
+POOLINGS = ("mean", "mean_with_special", "cls", "max", PER_TOKEN)
 """The poolings that the transformer families share; see docs/vectors.md for what each covers."""
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hpc_embed.engine.batches import PackedBatch, make_batch
 from hpc_embed.engine.pooling import pool
+from hpc_embed.registry import PER_TOKEN
 
 FEWEST_ROWS_CPU = 64
 """CPU matrix products of fewer rows (measured: one with oneDNN, up to 11 with MKL) add up in another order, so
@@ -40,6 +41,7 @@ class Embedded(NamedTuple):
     """Vectors of B windows, still on the device."""
 
     vectors_BD: Tensor
+    """For `per_token` as many rows of each window as it has tokens."""
     num_tokens_B: NDArray[np.int32]
     """Tokens that each vector was pooled from, on the host."""
     num_computed_tokens: int
@@ -54,4 +56,6 @@ def embed_windows(
         windows = [*windows, np.full(FEWEST_ROWS_CPU - num_tokens, FILLER_TOKEN, dtype=windows[0].dtype)]
     batch = make_batch(windows, device)
     vectors_BD, num_tokens_B = pool(pooling, encoder(batch, layer), batch)
-    return Embedded(vectors_BD[:num_windows], num_tokens_B[:num_windows], batch.num_tokens)
+    num_tokens_B = num_tokens_B[:num_windows]  # the filler's rows are the last
+    num_rows = int(num_tokens_B.sum()) if pooling == PER_TOKEN else num_windows
+    return Embedded(vectors_BD[:num_rows], num_tokens_B, batch.num_tokens)

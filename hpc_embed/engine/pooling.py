@@ -15,14 +15,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hpc_embed.engine.batches import PackedBatch
+from hpc_embed.registry import PER_TOKEN
 
 
 def pool(name: str, hidden_TD: Tensor, batch: PackedBatch) -> tuple[Tensor, NDArray[np.int32]]:
-    """Vectors [B, D] in float32, and the number of tokens [B] that each was pooled from, on the host."""
+    """Vectors [B, D] in float32, and the number of tokens [B] that each was pooled from, on the host.
+
+    For `per_token` there are as many vectors of each window as it has such tokens, side by side.
+    """
     lengths_B = (batch.starts_B1[1:] - batch.starts_B1[:-1]).long()
     num_tokens_B = np.array(batch.lengths, dtype=np.int32)
     if name in WITHOUT_SPECIAL:
-        num_tokens_B = np.maximum(num_tokens_B - 2, 1)
+        num_tokens_B = np.maximum(num_tokens_B - 2, 0 if name == PER_TOKEN else 1)
     return POOLINGS[name](hidden_TD.float(), batch, lengths_B), num_tokens_B
 
 
@@ -47,13 +51,24 @@ def maximum(hidden_TD: Tensor, batch: PackedBatch, lengths_B: Tensor) -> Tensor:
     return _segment("max", hidden_TD.masked_fill(_is_special(batch), float("-inf")), lengths_B)
 
 
+def per_token(hidden_TD: Tensor, batch: PackedBatch, lengths_B: Tensor) -> Tensor:
+    """Each residue by itself: every row but the first and the last of each window."""
+    num_kept = sum(max(length - 2, 0) for length in batch.lengths)
+    windows_B = torch.arange(batch.num_windows, device=hidden_TD.device)
+    kept_B = (lengths_B - 2).clamp_min(0)
+    window_of_row_R = windows_B.repeat_interleave(kept_B, output_size=num_kept)
+    row_in_window_R = torch.arange(num_kept, device=hidden_TD.device) - (kept_B.cumsum(0) - kept_B)[window_of_row_R]
+    return hidden_TD[batch.starts_B1[window_of_row_R] + 1 + row_in_window_R]
+
+
 POOLINGS: dict[str, Callable[[Tensor, PackedBatch, Tensor], Tensor]] = {
     "mean": mean,
     "mean_with_special": mean_with_special,
     "cls": cls,
     "max": maximum,
+    PER_TOKEN: per_token,
 }
-WITHOUT_SPECIAL = ("mean", "max")
+WITHOUT_SPECIAL = ("mean", "max", PER_TOKEN)
 
 
 def _segment(reduce: str, hidden_TD: Tensor, lengths_B: Tensor) -> Tensor:

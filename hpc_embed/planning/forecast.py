@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from hpc_embed.progress import format_seconds
+from hpc_embed.registry import PER_TOKEN
 from hpc_embed.run.plan import Cost, Plan, Totals
 
 SHARE_OF_PEAK = 0.4
@@ -69,6 +70,7 @@ def forecast(plan: Plan, run_dir: str, device: str, num_devices: int = 1) -> For
     """Work out the figures."""
     totals = plan.totals
     flops = [shard.flops for shard in plan.shards]
+    num_vectors = totals.num_tokens if plan.embedding.pooling == PER_TOKEN else totals.num_records
     return Forecast(
         run_dir=run_dir,
         model=plan.model.name,
@@ -81,7 +83,7 @@ def forecast(plan: Plan, run_dir: str, device: str, num_devices: int = 1) -> For
         device=device,
         num_devices=num_devices,
         device_seconds=seconds_on(device, plan.cost, float(sum(flops)), totals.num_tokens) / num_devices,
-        dataset_bytes=4 * plan.dimension * totals.num_records,
+        dataset_bytes=4 * plan.dimension * num_vectors,
     )
 
 

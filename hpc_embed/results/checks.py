@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from hpc_embed.progress import Counting
+from hpc_embed.registry import PER_TOKEN
 from hpc_embed.run.files import sha256_of_file, temporary_sibling
 from hpc_embed.run.layout import RunLayout, shard_name
 from hpc_embed.run.markers import Marker, read_failure, read_marker, withdraw
@@ -23,11 +24,18 @@ MEBIBYTE = 1 << 20
 
 @dataclass
 class WindowVectors:
-    """The vectors of all U windows, by key."""
+    """The vectors of all U windows."""
 
-    vectors_UD: NDArray[np.float32]
+    vectors_RD: NDArray[np.float32]
+    """R rows, as many as the outputs have, each window's side by side."""
+    first_row_U: NDArray[np.int64]
+    """The first row of each window, by key."""
     num_tokens_U: NDArray[np.int32]
     """0 where there is no vector."""
+    is_per_token: bool
+    """A row for each token of a window, and not one for each window."""
+    num_rows: int = 0
+    """Rows taken so far."""
     failed: dict[int, str] = field(default_factory=dict)
     """Reason by key."""
     markers: list[Marker] = field(default_factory=list)
@@ -40,14 +48,19 @@ class BadOutput(Exception):
 @contextmanager
 def room_for_vectors(plan: Plan, layout: RunLayout, memory_mebibytes: int) -> Iterator[WindowVectors]:
     """Room in memory, or beyond `memory_mebibytes` in a scratch file that goes away afterwards."""
-    shape = (plan.totals.num_unique_windows, plan.dimension)
-    num_tokens_U = np.zeros(shape[0], dtype=np.int32)
+    num_windows = plan.totals.num_unique_windows
+    is_per_token = plan.embedding.pooling == PER_TOKEN
+    markers = (read_marker(layout.outputs, shard_name(index)) for index in range(len(plan.shards)))
+    num_rows = sum(marker.rows for marker in markers if marker is not None) if is_per_token else num_windows
+    shape = (num_rows, plan.dimension)
+    first_row_U, num_tokens_U = np.zeros(num_windows, dtype=np.int64), np.zeros(num_windows, dtype=np.int32)
     if 4 * shape[0] * shape[1] <= memory_mebibytes * MEBIBYTE:
-        yield WindowVectors(np.empty(shape, dtype=np.float32), num_tokens_U)
+        yield WindowVectors(np.empty(shape, dtype=np.float32), first_row_U, num_tokens_U, is_per_token)
         return
     scratch = temporary_sibling(layout.root / "gathering")
     try:
-        yield WindowVectors(np.memmap(scratch, dtype=np.float32, mode="w+", shape=shape), num_tokens_U)
+        vectors_RD = np.memmap(scratch, dtype=np.float32, mode="w+", shape=shape)
+        yield WindowVectors(vectors_RD, first_row_U, num_tokens_U, is_per_token)
     finally:
         scratch.unlink(missing_ok=True)
 
@@ -63,6 +76,9 @@ def collect(plan: Plan, layout: RunLayout, into: WindowVectors, count: Counting)
         marker = read_marker(layout.outputs, name)
         if marker is None or marker.fingerprint != plan.fingerprint:
             problems[name] = _why_missing(layout.outputs, name)
+            continue
+        if into.num_rows + marker.rows > len(into.vectors_RD):
+            problems[name] = "finished while the others were gathered"
             continue
         try:
             _check_and_take(layout.output(index), marker, facts.num_windows, into)
@@ -83,20 +99,37 @@ def _why_missing(outputs: Path, name: str) -> str:
 def _check_and_take(path: Path, marker: Marker, num_windows: int, into: WindowVectors) -> None:
     if sha256_of_file(path) != marker.sha256:
         raise BadOutput("the checksum differs from the marker's")
-    if marker.rows + len(marker.failed_windows) != num_windows:
-        raise BadOutput(f"{marker.rows} rows for {num_windows} windows")
     file = VectorFile(path)
-    if file.num_rows != marker.rows or file.dimension != into.vectors_UD.shape[1]:
+    if file.num_rows != marker.rows or file.dimension != into.vectors_RD.shape[1]:
         raise BadOutput(f"{file.num_rows} rows of dimension {file.dimension}")
+    keys_W, first_row_W, num_tokens_W = _checked_windows(file, into)
+    if len(keys_W) + len(marker.failed_windows) != num_windows:
+        raise BadOutput(f"{len(keys_W)} windows with vectors of {num_windows}")
+    at = into.num_rows
     for rows in file:
-        if len(rows.windows_N) and not 0 <= rows.windows_N.min() <= rows.windows_N.max() < len(into.num_tokens_U):
-            raise BadOutput("a window that the plan does not have")
-        if into.num_tokens_U[rows.windows_N].any() or len(np.unique(rows.windows_N)) != len(rows.windows_N):
-            raise BadOutput("a window that occurs twice")
         if not np.isfinite(rows.vectors_ND).all():
             raise BadOutput("NaN or infinity")
-        if (rows.num_tokens_N <= 0).any():
-            raise BadOutput("a vector of no tokens")
-        into.vectors_UD[rows.windows_N] = rows.vectors_ND
-        into.num_tokens_U[rows.windows_N] = rows.num_tokens_N
+        into.vectors_RD[at : at + len(rows.vectors_ND)] = rows.vectors_ND
+        at += len(rows.vectors_ND)
+    into.first_row_U[keys_W] = into.num_rows + first_row_W
+    into.num_tokens_U[keys_W] = num_tokens_W
+    into.num_rows = at
     into.failed.update({int(key): reason for key, reason in marker.failed_windows.items()})
+
+
+def _checked_windows(
+    file: VectorFile, into: WindowVectors
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]:
+    """Keys, first rows and tokens of a file's windows; each has its rows side by side, and as many as it should."""
+    keys_R, num_tokens_R = file.windows(), file.num_tokens()
+    if (num_tokens_R <= 0).any():
+        raise BadOutput("a vector of no tokens")
+    keys_W, first_row_W, num_rows_W = np.unique(keys_R, return_index=True, return_counts=True)
+    if len(keys_W) and not 0 <= keys_W[0] <= keys_W[-1] < len(into.num_tokens_U):
+        raise BadOutput("a window that the plan does not have")
+    num_tokens_W = num_tokens_R[first_row_W]
+    num_runs = np.count_nonzero(keys_R[1:] != keys_R[:-1]) + min(len(keys_R), 1)
+    expected_W = num_tokens_W if into.is_per_token else np.ones_like(num_tokens_W)
+    if into.num_tokens_U[keys_W].any() or num_runs != len(keys_W) or (num_rows_W != expected_W).any():
+        raise BadOutput("a window that occurs twice, or in part")
+    return keys_W, first_row_W, num_tokens_W

@@ -22,20 +22,21 @@ NUMBERS = {"float32": pa.float32(), "float16": pa.float16()}
 class Rows(NamedTuple):
     """The vectors of a block of N records."""
 
-    vectors_ND: NDArray[np.float32]
+    vectors_RD: NDArray[np.float32]
+    num_rows_N: NDArray[np.int64]
+    """How many of them each record has, side by side: one, its tokens without pooling, or none."""
     num_tokens_N: NDArray[np.int64]
-    has_vector_N: NDArray[np.bool_]
     failures: dict[int, str]
     """Reason by place in the block, for records with a window that failed."""
 
 
-def dataset_schema(dimension: int, dtype: str, metadata: Mapping[str, object]) -> pa.Schema:
+def dataset_schema(dimension: int, dtype: str, metadata: Mapping[str, object], *, is_per_token: bool) -> pa.Schema:
     """Columns of the dataset; the metadata stand as JSON under `hpc_embed`."""
-    embedding = pa.list_(pa.field("element", NUMBERS[dtype]), dimension)
+    vector = pa.list_(pa.field("element", NUMBERS[dtype]), dimension)
     columns = [
         ("ordinal", pa.int64()),
         ("id", pa.string()),
-        ("embedding", embedding),
+        ("embedding", pa.large_list(pa.field("element", vector)) if is_per_token else vector),
         ("length", pa.int64()),
         ("num_tokens", pa.int64()),
         ("num_windows", pa.int32()),
@@ -49,14 +50,16 @@ def write_parts(
     folder: Path, records: Path, windows: WindowVectors, pooling: str, schema: pa.Schema, part_mebibytes: int
 ) -> Counter[str]:
     """Write the parts into `folder`, in input order; how many records have each status."""
-    dimension = schema.field("embedding").type.list_size
-    width = dimension * schema.field("embedding").type.value_type.bit_width // 8
-    rows_per_part = max(1, part_mebibytes * MEBIBYTE // (width * ROW_GROUP_ROWS)) * ROW_GROUP_ROWS
+    width = windows.vectors_RD.shape[1] * _number_type(schema).bit_width // 8
+    vectors_per_record = max(1, windows.num_rows // max(len(windows.num_tokens_U), 1)) if windows.is_per_token else 1
+    rows_per_group = max(1, ROW_GROUP_ROWS // vectors_per_record)
+    group_bytes = width * vectors_per_record * rows_per_group
+    rows_per_part = max(1, part_mebibytes * MEBIBYTE // group_bytes) * rows_per_group
     statuses: Counter[str] = Counter()
     writer: pq.ParquetWriter | None = None
     rows_in_part = num_parts = 0
     try:
-        for batch in _blocks(records):
+        for batch in _blocks(records, rows_per_group):
             if writer is None or rows_in_part >= rows_per_part:
                 if writer is not None:
                     writer.close()
@@ -64,14 +67,14 @@ def write_parts(
                     folder / f"part-{num_parts:05d}.parquet",
                     schema,
                     compression={column: "none" if column == "embedding" else "zstd" for column in schema.names}
-                    | {"embedding.list.element": "none"},
+                    | {"embedding.list.element": "none", "embedding.list.element.list.element": "none"},
                     use_dictionary=["status", "reason"],
                     write_statistics=["ordinal"],
                 )
                 rows_in_part, num_parts = 0, num_parts + 1
             table = _table(batch, records_to_rows(batch["windows"], windows, pooling), schema)
             statuses.update(table["status"].to_pylist())
-            writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+            writer.write_table(table, row_group_size=rows_per_group)
             rows_in_part += len(batch)
     finally:
         if writer is not None:
@@ -79,47 +82,59 @@ def write_parts(
     return statuses
 
 
-def _blocks(records: Path) -> Iterator[pa.RecordBatch]:
+def _blocks(records: Path, num_rows: int) -> Iterator[pa.RecordBatch]:
     with pq.ParquetFile(records) as file:
-        yield from file.iter_batches(ROW_GROUP_ROWS)
+        yield from file.iter_batches(num_rows)
 
 
 def records_to_rows(keys: pa.ListArray, windows: WindowVectors, pooling: str) -> Rows:
     """One vector per record from the vectors of its windows: their maximum for `max`, else their mean
-    weighted by tokens, so that the mean over windows is the mean over tokens.
+    weighted by tokens, so that the mean over windows is the mean over tokens. Without pooling, the vectors of its
+    tokens, one window after the other.
     """
-    num_records, dimension = len(keys), windows.vectors_UD.shape[1]
     lengths_N = keys.value_lengths().to_numpy()
     keys_W = keys.flatten().to_numpy()
-    record_of_window_W = np.repeat(np.arange(num_records), lengths_N)
+    record_of_window_W = np.repeat(np.arange(len(keys)), lengths_N)
     tokens_W = windows.num_tokens_U[keys_W].astype(np.int64)
-    num_tokens_N = np.zeros(num_records, dtype=np.int64)
-    np.add.at(num_tokens_N, record_of_window_W, tokens_W)
+    num_tokens_N = np.bincount(record_of_window_W, weights=tokens_W, minlength=len(keys)).astype(np.int64)
     failures = {
         int(record_of_window_W[at]): windows.failed.get(int(keys_W[at]), "no vector")
         for at in np.flatnonzero(tokens_W == 0)
     }
     has_vector_N = lengths_N > 0
     has_vector_N[list(failures)] = False
-    vectors_ND = np.zeros((num_records, dimension), dtype=np.float32)
+    num_tokens_N[~has_vector_N] = 0
+    first_row_W, has_vector_W = windows.first_row_U[keys_W], has_vector_N[record_of_window_W]
+    if windows.is_per_token:
+        rows_R = _ranges(first_row_W[has_vector_W], tokens_W[has_vector_W])
+        return Rows(windows.vectors_RD[rows_R], num_tokens_N, num_tokens_N, failures)
     starts_N = np.cumsum(lengths_N) - lengths_N
-    whole_N = has_vector_N & (lengths_N == 1)
-    vectors_ND[whole_N] = windows.vectors_UD[keys_W[starts_N[whole_N]]]
+    rows_R = first_row_W[starts_N[has_vector_N]]
+    vectors_RD = windows.vectors_RD[rows_R]
+    place_N = np.cumsum(has_vector_N) - 1
     for record in np.flatnonzero(has_vector_N & (lengths_N > 1)):
         span = slice(starts_N[record], starts_N[record] + lengths_N[record])
-        vectors_kD = windows.vectors_UD[keys_W[span]]
+        vectors_kD = windows.vectors_RD[first_row_W[span]]
         if pooling == "max":
-            vectors_ND[record] = vectors_kD.max(axis=0)
+            vectors_RD[place_N[record]] = vectors_kD.max(axis=0)
         else:
-            vectors_ND[record] = np.average(vectors_kD.astype(np.float64), axis=0, weights=tokens_W[span])
-    num_tokens_N[~has_vector_N] = 0
-    return Rows(vectors_ND, num_tokens_N, has_vector_N, failures)
+            vectors_RD[place_N[record]] = np.average(vectors_kD.astype(np.float64), axis=0, weights=tokens_W[span])
+    return Rows(vectors_RD, has_vector_N.astype(np.int64), num_tokens_N, failures)
+
+
+def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """start, start + 1, … of each range, one after the other."""
+    before = np.cumsum(lengths) - lengths
+    numbers: NDArray[np.int64] = np.arange(lengths.sum()) + np.repeat(starts - before, lengths)
+    return numbers
+
+
+def _number_type(schema: pa.Schema) -> pa.DataType:
+    kind = schema.field("embedding").type
+    return kind.value_type.value_type if pa.types.is_large_list(kind) else kind.value_type
 
 
 def _table(batch: pa.RecordBatch, rows: Rows, schema: pa.Schema) -> pa.Table:
-    kind = schema.field("embedding").type
-    flat = rows.vectors_ND.reshape(-1).astype(kind.value_type.to_pandas_dtype(), copy=False)
-    embedding = pa.FixedSizeListArray.from_arrays(pa.array(flat), type=kind, mask=pa.array(~rows.has_vector_N))
     statuses, reasons = batch["status"], batch["reason"]
     if rows.failures:
         statuses = pa.array(["failed" if at in rows.failures else old for at, old in enumerate(statuses.to_pylist())])
@@ -127,7 +142,7 @@ def _table(batch: pa.RecordBatch, rows: Rows, schema: pa.Schema) -> pa.Table:
     columns = [
         batch["ordinal"],
         batch["id"],
-        embedding,
+        _embedding(rows, schema),
         batch["length"],
         pa.array(rows.num_tokens_N),
         batch["windows"].value_lengths(),
@@ -135,3 +150,17 @@ def _table(batch: pa.RecordBatch, rows: Rows, schema: pa.Schema) -> pa.Table:
         reasons,
     ]
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _embedding(rows: Rows, schema: pa.Schema) -> pa.Array:
+    """The column of vectors, or of lists of vectors, null where a record has none."""
+    kind, number = schema.field("embedding").type, _number_type(schema).to_pandas_dtype()
+    is_missing_N = pa.array(rows.num_rows_N == 0)
+    if pa.types.is_large_list(kind):
+        flat = pa.array(rows.vectors_RD.reshape(-1).astype(number, copy=False))
+        vectors = pa.FixedSizeListArray.from_arrays(flat, type=kind.value_type)
+        offsets = np.concatenate(([0], np.cumsum(rows.num_rows_N)))
+        return pa.LargeListArray.from_arrays(pa.array(offsets), vectors, type=kind, mask=is_missing_N)
+    vectors_ND = np.zeros((len(rows.num_rows_N), rows.vectors_RD.shape[1]), dtype=number)
+    vectors_ND[rows.num_rows_N > 0] = rows.vectors_RD
+    return pa.FixedSizeListArray.from_arrays(pa.array(vectors_ND.reshape(-1)), type=kind, mask=is_missing_N)

@@ -55,7 +55,7 @@ def gather(plan: Plan, layout: RunLayout, settings: GatherSettings) -> Gathered:
             return found._replace(seconds=time.monotonic() - started)
         layout.dataset_facts.unlink(missing_ok=True)
         with whole_folder(layout.dataset) as folder:
-            schema = dataset_schema(plan.dimension, settings.dtype, facts)
+            schema = dataset_schema(plan.dimension, settings.dtype, facts, is_per_token=windows.is_per_token)
             statuses = write_parts(
                 folder, layout.records, windows, plan.embedding.pooling, schema, settings.part_mebibytes
             )

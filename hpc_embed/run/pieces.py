@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from hpc_embed.run.files import remove_leftovers, whole_file
 from hpc_embed.run.vectors import VectorFile, Vectors, VectorWriter
@@ -56,10 +55,9 @@ class Pieces:
                 path.unlink(missing_ok=True)
         return keys
 
-    def rows(self) -> Iterator[Vectors]:
-        """The rows of every piece; a window may come twice, see `each_window_once`."""
-        for path in self._paths():
-            yield from VectorFile(path)
+    def files(self) -> Iterator[VectorFile]:
+        """Every piece; a window may be in two of them, see `each_window_once`."""
+        yield from map(VectorFile, self._paths())
 
     def clear(self) -> None:
         """Remove all pieces."""
@@ -69,23 +67,26 @@ class Pieces:
         return sorted(self._folder.glob(PATTERN))
 
 
-def each_window_once(rows: Iterable[Vectors]) -> Iterator[Vectors]:
-    """Rows without those of windows that came before."""
+def each_window_once(pieces: Iterable[Iterable[Vectors]]) -> Iterator[Vectors]:
+    """The rows of pieces, each a number of blocks, without those of windows that an earlier piece had."""
     seen: set[int] = set()
-    for block in rows:
-        keys = block.windows_N.tolist()
-        new_N = np.fromiter((key not in seen for key in keys), dtype=bool, count=len(keys))
-        seen.update(keys)
-        if new_N.any():
-            yield Vectors(block.windows_N[new_N], block.num_tokens_N[new_N], block.vectors_ND[new_N])
+    for piece in pieces:
+        here: set[int] = set()
+        for block in piece:
+            keys = block.windows_N.tolist()
+            new_N = np.fromiter((key not in seen for key in keys), dtype=bool, count=len(keys))
+            here.update(keys)
+            if new_N.any():
+                yield Vectors(block.windows_N[new_N], block.num_tokens_N[new_N], block.vectors_ND[new_N])
+        seen |= here
 
 
 def num_windows_in_pieces(folder: Path) -> int:
-    """Rows in a shard's pieces, read from their footers alone; those that vanish meanwhile do not count."""
+    """Windows in a shard's pieces, from their keys alone; those that vanish meanwhile do not count."""
     total = 0
     for path in folder.glob(PATTERN):
         with suppress(OSError, pa.ArrowException):
-            total += pq.read_metadata(path).num_rows
+            total += len(np.unique(VectorFile(path).windows()))
     return total
 
 

@@ -19,12 +19,12 @@ METADATA_KEY = b"hpc_embed"
 
 
 class Vectors(NamedTuple):
-    """Rows of a vector file."""
+    """Rows of a vector file: one for each window, or one for each of its tokens, side by side and in order."""
 
     windows_N: NDArray[np.int64]
     """Window keys."""
     num_tokens_N: NDArray[np.int32]
-    """Tokens that each vector was pooled from."""
+    """Tokens that each vector was pooled from; without pooling, the number of rows that the window has."""
     vectors_ND: NDArray[np.float32]
 
 
@@ -96,9 +96,14 @@ class VectorFile:
             )
 
     def windows(self) -> NDArray[np.int64]:
-        """The keys alone."""
+        """The keys alone, a row each."""
         keys: NDArray[np.int64] = self._file.read(columns=["window"])["window"].to_numpy()
         return keys
+
+    def num_tokens(self) -> NDArray[np.int32]:
+        """The numbers of tokens alone, a row each."""
+        numbers: NDArray[np.int32] = self._file.read(columns=["num_tokens"])["num_tokens"].to_numpy()
+        return numbers
 
     def close(self) -> None:
         """Release the file."""

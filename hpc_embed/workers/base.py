@@ -23,12 +23,19 @@ class EmbeddedBatch(NamedTuple):
     """What the model makes of a batch of B windows."""
 
     vectors_BD: NDArray[np.float32]
+    """One of each window, or without pooling one of each of its tokens, in their order."""
     num_tokens_B: NDArray[np.int32]
-    """Tokens that each vector was pooled from."""
+    """Tokens of each window that a vector was pooled from, or that have one."""
     num_real_tokens: int
     """Tokens of the windows, special ones included."""
     num_computed_tokens: int
     """Tokens that the forward pass ran over; more than the real ones only where something was padded."""
+
+    @property
+    def num_rows_B(self) -> NDArray[np.int32]:
+        """Vectors of each window."""
+        is_pooled = len(self.vectors_BD) == len(self.num_tokens_B)
+        return np.ones_like(self.num_tokens_B) if is_pooled else self.num_tokens_B
 
 
 class LoadedModel(Protocol):

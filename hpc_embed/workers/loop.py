@@ -31,6 +31,8 @@ from hpc_embed.workers.base import EmbeddedBatch, FailedFile, LoadedModel, Outco
 BLOCK_RESIDUES = 4_000_000
 """Residues tokenised at a time, beside the device."""
 BATCHES_IN_FLIGHT = 2
+MOST_WAITING_BYTES = 256 << 20
+"""A piece is written at the latest when so much is waiting for it."""
 
 
 class _InFlight(NamedTuple):
@@ -46,6 +48,7 @@ class _Progress:
     started: float = field(default_factory=time.monotonic)
     published: float = field(default_factory=time.monotonic)
     waiting: list[Vectors] = field(default_factory=list)
+    num_waiting_bytes: int = 0
     failed: dict[int, str] = field(default_factory=dict)
     num_tokens: int = 0
     num_computed_tokens: int = 0
@@ -127,7 +130,8 @@ class Loop:
                 self._publish_waiting(pieces, progress)
                 _await_piece(progress)
                 raise Interrupted(f"{name}: stopped; finished windows are kept.")
-            if time.monotonic() - progress.published >= self.piece_seconds:
+            is_late = time.monotonic() - progress.published >= self.piece_seconds
+            if is_late or progress.num_waiting_bytes >= MOST_WAITING_BYTES:
                 self._publish_waiting(pieces, progress)
                 if is_done(self.outputs, name, self.fingerprint):
                     break  # another live copy of this task was faster
@@ -186,11 +190,15 @@ class Loop:
                 yield block, ready
 
     def _take(self, name: str, shard: Shard, windows: list[int], embedded: EmbeddedBatch, progress: _Progress) -> None:
-        keys_B = shard.windows_N[windows]
-        finite_B = np.isfinite(embedded.vectors_BD).all(axis=1)
+        keys_B, num_rows_B = shard.windows_N[windows], embedded.num_rows_B
+        is_finite_R = np.isfinite(embedded.vectors_BD).all(axis=1)
+        finite_B = np.logical_and.reduceat(is_finite_R, np.cumsum(num_rows_B) - num_rows_B)
         progress.failed.update({int(key): "the model gave NaN or infinity" for key in keys_B[~finite_B]})
-        rows = Vectors(keys_B[finite_B], embedded.num_tokens_B[finite_B], embedded.vectors_BD[finite_B])
+        columns = (np.repeat(column_B, num_rows_B) for column_B in (keys_B, embedded.num_tokens_B, finite_B))
+        keys_R, num_tokens_R, keep_R = columns
+        rows = Vectors(keys_R[keep_R], num_tokens_R[keep_R], embedded.vectors_BD[keep_R])
         progress.waiting.append(rows)
+        progress.num_waiting_bytes += rows.vectors_ND.nbytes
         progress.num_windows += len(windows)
         progress.num_tokens += embedded.num_real_tokens
         progress.num_computed_tokens += embedded.num_computed_tokens
@@ -202,7 +210,7 @@ class Loop:
         _await_piece(progress)
         if progress.waiting:
             progress.piece = self.writer.submit(_publish_piece, pieces, progress.waiting)
-        progress.waiting = []
+        progress.waiting, progress.num_waiting_bytes = [], 0
         progress.published = time.monotonic()
 
     def _publish(self, name: str, shard: Shard, pieces: Pieces, progress: _Progress, facts: WorkFacts) -> None:
@@ -211,17 +219,17 @@ class Loop:
         metadata = {"fingerprint": self.fingerprint, "precision": self.model.precision}
         try:
             with VectorWriter(temporary, self.model.dimension, metadata) as writer:
-                num_rows = 0
-                for rows in each_window_once(chain(pieces.rows(), progress.waiting)):
+                written: set[int] = set()
+                for rows in each_window_once(chain(pieces.files(), ([rows] for rows in progress.waiting))):
                     writer.write(rows)
-                    num_rows += len(rows.windows_N)
+                    written.update(rows.windows_N.tolist())
             if is_done(self.outputs, name, self.fingerprint):
                 temporary.unlink()
-            elif num_rows + len(progress.failed) == len(shard.windows_N):
+            elif len(written) + len(progress.failed) == len(shard.windows_N):
                 publish_output(self.outputs, name, temporary, self.fingerprint, progress.failed, facts)
             else:
                 raise RunConflict(
-                    f"{name}: {num_rows} of {len(shard.windows_N)} windows have vectors, pieces have vanished.",
+                    f"{name}: {len(written)} of {len(shard.windows_N)} windows have vectors, pieces have vanished.",
                     remedy="Run the shard again.",
                 )
         finally:

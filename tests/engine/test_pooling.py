@@ -8,6 +8,7 @@ import torch
 
 from hpc_embed.engine.batches import make_batch
 from hpc_embed.engine.pooling import POOLINGS, pool
+from hpc_embed.registry import PER_TOKEN
 from hpc_embed.registry import POOLINGS as NAMES
 from tests.engine.references import CPU, random_tokens
 
@@ -21,6 +22,7 @@ LENGTHS = [3, 10, 3, 500, 4]
         ("mean_with_special", [[2.0], [5.75]], [3, 4]),
         ("cls", [[1.0], [4.0]], [3, 4]),
         ("max", [[2.0], [7.0]], [1, 2]),
+        ("per_token", [[2.0], [5.0], [7.0]], [1, 2]),
     ],
 )
 def test_pooling_by_hand(name: str, expected: list[list[float]], num_tokens: list[int]) -> None:
@@ -39,9 +41,12 @@ def test_the_names_on_the_command_line_are_those_of_the_engine() -> None:
 def test_a_vector_does_not_depend_on_batch_mates(name: str) -> None:
     windows = random_tokens(LENGTHS)
     hidden_TD = torch.randn(sum(LENGTHS), 33, generator=torch.Generator().manual_seed(0))
-    together = pool(name, hidden_TD, make_batch(windows, CPU))[0]
-    for index, hidden in enumerate(torch.split(hidden_TD, LENGTHS)):
-        assert torch.equal(pool(name, hidden, make_batch([windows[index]], CPU))[0][0], together[index])
+    together, counts = pool(name, hidden_TD, make_batch(windows, CPU))
+    rows = counts.tolist() if name == PER_TOKEN else [1] * len(LENGTHS)
+    for window, hidden, expected in zip(
+        windows, torch.split(hidden_TD, LENGTHS), torch.split(together, rows), strict=True
+    ):
+        assert torch.equal(pool(name, hidden, make_batch([window], CPU))[0], expected)
 
 
 def test_bf16_states_are_summed_in_float32() -> None:
@@ -56,6 +61,13 @@ def test_large_states_do_not_overflow() -> None:
     batch = make_batch([np.arange(102)], CPU)
     vectors, _ = pool("mean", torch.full((102, 2), 60_000.0, dtype=torch.float16), batch)
     assert torch.isfinite(vectors).all()
+
+
+def test_a_window_without_residues_has_no_vector_per_token() -> None:
+    batch = make_batch([np.array([0, 2]), np.array([0, 5, 2]), np.array([0])], CPU)
+    vectors, counts = pool(PER_TOKEN, torch.arange(6.0)[:, None], batch)
+    assert vectors.tolist() == [[3.0]]
+    assert counts.tolist() == [0, 1, 0]
 
 
 def test_a_window_without_residues_gives_zeros_and_not_nan() -> None:

@@ -15,6 +15,8 @@ from hpc_embed.cluster.task import embed_shards
 from hpc_embed.config import GatherSettings, PlanSettings, WorkSettings
 from hpc_embed.errors import Incomplete
 from hpc_embed.planning.planner import make_plan
+from hpc_embed.progress import counting
+from hpc_embed.results.checks import collect, room_for_vectors
 from hpc_embed.results.gather import gather
 from hpc_embed.run.files import sha256_of_file, write_json
 from hpc_embed.run.layout import RunLayout
@@ -132,10 +134,13 @@ def test_a_flipped_byte_is_found_and_the_shard_withdrawn(done: tuple[Plan, RunLa
     [
         (lambda rows: rows._replace(vectors_ND=np.full_like(rows.vectors_ND, np.nan)), "NaN or infinity"),
         (lambda rows: rows._replace(windows_N=rows.windows_N + 100), "a window that the plan does not have"),
-        (lambda rows: Vectors(*(np.concatenate((column, column)) for column in rows)), "rows for"),
+        (
+            lambda rows: Vectors(*(np.concatenate((column, column)) for column in rows)),
+            "a window that occurs twice, or in part",
+        ),
         (lambda rows: rows._replace(vectors_ND=rows.vectors_ND[:, :5]), "of dimension 5"),
         (lambda rows: rows._replace(num_tokens_N=rows.num_tokens_N * 0), "a vector of no tokens"),
-        (lambda rows: Vectors(*(column[:0] for column in rows)), "0 rows for"),
+        (lambda rows: Vectors(*(column[:0] for column in rows)), "0 windows with vectors of 1"),
     ],
 )
 def test_a_false_output_with_a_true_checksum_is_found(
@@ -170,6 +175,108 @@ def test_a_failed_window_fails_its_records_and_no_others(done: tuple[Plan, RunLa
     assert table["status"].to_pylist() == ["failed", "failed", "skipped", "embedded", "windowed"]
     assert table["reason"].to_pylist()[:2] == ["out of memory"] * 2
     assert table["embedding"].null_count == 3
+
+
+@pytest.fixture
+def per_token(tmp_path: Path) -> tuple[Plan, RunLayout]:
+    """The same records with a vector for each residue, beside the run whose vectors are their means."""
+    (tmp_path / "in.fa").write_bytes(FASTA)
+    for pooling in ("mean", "per_token"):
+        layout = RunLayout(tmp_path / pooling)
+        settings = PlanSettings(
+            fasta=(str(tmp_path / "in.fa"),),
+            model="esm2_t6_8M:untrained",
+            pooling=pooling,
+            num_shards=2,
+            max_residues=20,
+            force_kind=True,
+        )
+        plan = make_plan(settings, layout).plan
+        assert not embed_shards(plan, layout, range(2), WorkSettings(workers=1), ["cpu"]).failed
+    gather_means = make_plan(replace(settings, pooling="mean"), RunLayout(tmp_path / "mean")).plan
+    gather(gather_means, RunLayout(tmp_path / "mean"), GatherSettings())
+    return plan, layout
+
+
+def test_per_token_a_record_has_a_vector_for_each_residue_and_their_mean_is_the_mean(
+    per_token: tuple[Plan, RunLayout], tmp_path: Path
+) -> None:
+    plan, layout = per_token
+    gathered = gather(plan, layout, GatherSettings())
+    table, means = pq.read_table(layout.dataset), pq.read_table(tmp_path / "mean/dataset")
+    for column in ("ordinal", "id", "length", "num_tokens", "num_windows", "status", "reason"):
+        assert table[column].to_pylist() == means[column].to_pylist()
+    assert gathered.statuses == {"embedded": 3, "skipped": 1, "windowed": 1}
+    vectors = table["embedding"].to_pylist()
+    assert [None if each is None else len(each) for each in vectors] == [10, 10, None, 3, 29]
+    for ours, mean in zip(vectors, means["embedding"].to_pylist(), strict=True):
+        assert (ours is None) == (mean is None)
+        if ours is not None:
+            assert np.mean(ours, axis=0) == pytest.approx(np.array(mean), abs=1e-5)
+
+
+@pytest.mark.parametrize("change", ["cut", "doubled", "mixed"])
+def test_per_token_a_window_in_part_is_found(per_token: tuple[Plan, RunLayout], change: str) -> None:
+    plan, layout = per_token
+    index = max(range(2), key=lambda index: len(np.unique(VectorFile(layout.output(index)).windows())))
+
+    def changed(rows: Vectors) -> Vectors:
+        numbers = np.arange(len(rows.windows_N))
+        if change == "mixed":
+            return rows._replace(windows_N=np.roll(rows.windows_N, 1))
+        places = numbers[:-1] if change == "cut" else np.concatenate((numbers, numbers))
+        return Vectors(rows.windows_N[places], rows.num_tokens_N[places], rows.vectors_ND[places])
+
+    rewrite(layout, index, changed)
+    with pytest.raises(Incomplete, match="a window that occurs twice, or in part"):
+        gather(plan, layout, GatherSettings())
+
+
+def test_per_token_small_row_groups_and_parts_change_nothing(
+    per_token: tuple[Plan, RunLayout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, layout = per_token
+    gather(plan, layout, GatherSettings())
+    whole = pq.read_table(layout.dataset)
+    layout.dataset_facts.unlink()
+    monkeypatch.setattr("hpc_embed.results.checks.MEBIBYTE", 1)
+    monkeypatch.setattr("hpc_embed.results.dataset.MEBIBYTE", 1)
+    monkeypatch.setattr("hpc_embed.results.dataset.ROW_GROUP_ROWS", 16)
+    gather(plan, layout, GatherSettings(memory_mebibytes=1, part_mebibytes=1))
+    assert len(list(layout.dataset.iterdir())) > 1
+    assert pq.read_table(layout.dataset).equals(whole)
+
+
+def test_per_token_a_shard_that_finishes_meanwhile_waits_for_the_next_gathering(
+    per_token: tuple[Plan, RunLayout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, layout = per_token
+    with (
+        room_for_vectors(plan, layout, 100) as room,
+        counting("gathering", 1, "windows") as count,
+    ):
+        less = replace(room, vectors_RD=room.vectors_RD[:-1])
+        problems = collect(plan, layout, less, count)
+    assert problems == {"shard-00001": "finished while the others were gathered"}
+    assert layout.marker(1).exists()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_per_token_the_dataset_opens_everywhere(per_token: tuple[Plan, RunLayout], tmp_path: Path) -> None:
+    import datasets
+    import duckdb
+    import pandas as pd
+    import polars as pl
+
+    plan, layout = per_token
+    gather(plan, layout, GatherSettings(dtype="float16"))
+    gather(plan, layout, GatherSettings())
+    glob = str(layout.dataset / "*.parquet")
+    assert np.stack(pd.read_parquet(layout.dataset).embedding[0]).shape == (10, 320)
+    assert pl.read_parquet(layout.dataset).schema["embedding"] == pl.List(pl.Array(pl.Float32, 320))
+    assert duckdb.sql(f"select max(len(embedding)) from '{glob}'").fetchall() == [(29,)]
+    loaded = datasets.Dataset.from_parquet(glob, cache_dir=str(tmp_path / "cache"))
+    assert np.array(loaded[4]["embedding"]).shape == (29, 320)
 
 
 def test_parts_are_cut_by_size_and_keep_the_order(tmp_path: Path) -> None:

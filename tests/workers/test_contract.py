@@ -136,3 +136,22 @@ def test_a_stopped_worker_publishes_what_it_finished_and_goes_on_from_there(tmp_
     assert marker is not None
     assert (marker.rows, marker.facts.num_windows_computed) == (4, 3)
     assert not pieces[0].exists()
+
+
+@pytest.mark.parametrize("name", ["esm2_t6_8M", "dnabert_s"])
+def test_without_pooling_each_token_has_its_vector_and_their_mean_is_the_mean(name: str, tmp_path: Path) -> None:
+    kind = models()[name].kind
+    path = tmp_path / "shard-00000.parquet"
+    write_shard(path, np.arange(4), SEQUENCES[kind])
+    blocks = {}
+    for pooling in ("mean", "per_token"):
+        outputs = tmp_path / pooling
+        outputs.mkdir()
+        processed, _ = worker_of(name, pooling).process_files_worker([path], "cpu", 64, outputs)
+        assert processed == [path]
+        (blocks[pooling],) = VectorFile(outputs / path.name)
+    means, tokens = blocks["mean"], blocks["per_token"]
+    for key, num_tokens, mean in zip(*means, strict=True):
+        rows = tokens.vectors_ND[tokens.windows_N == key]
+        assert len(rows) == num_tokens
+        assert np.abs(rows.mean(axis=0) - mean).max() <= 1e-5

@@ -17,7 +17,7 @@ from hpc_embed.progress import BudgetHalved, Event
 from hpc_embed.run.markers import Marker, is_done, publish_output, read_marker
 from hpc_embed.run.pieces import Pieces
 from hpc_embed.run.shards import write_shard
-from hpc_embed.run.vectors import Vectors
+from hpc_embed.run.vectors import VectorFile, Vectors
 from hpc_embed.workers import loop as loop_module
 from hpc_embed.workers.base import EmbeddedBatch, Tokens
 from hpc_embed.workers.loop import Loop
@@ -235,3 +235,65 @@ def test_a_fault_of_a_piece_is_raised(tmp_path: Path, monkeypatch: pytest.Monkey
     with ThreadPoolExecutor(1) as writer, pytest.raises(OSError, match="No space left"):
         loop_over(tmp_path, FakeModel(), writer).embed_shards(shards(tmp_path, 1))
     assert not is_done(tmp_path, "shard-00000", "f")
+
+
+class PerToken(FakeModel):
+    """A row for each token, which says its window's length and its own place."""
+
+    def start(self, batch: Sequence[Tokens]) -> Callable[[], EmbeddedBatch]:
+        made = super().start(batch)()
+        rows = [np.stack((np.full(len(tokens), len(tokens)), np.arange(len(tokens))), axis=1) for tokens in batch]
+        return lambda: made._replace(vectors_BD=np.concatenate(rows).astype(np.float32))
+
+
+def test_per_token_windows_stay_whole_through_pieces_twins_and_small_row_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A twin's piece holds windows that another piece holds too, and row groups end within windows."""
+    monkeypatch.setattr("hpc_embed.run.vectors.ROW_GROUP_ROWS", 8)
+
+    def piece(*keys: int) -> Vectors:
+        rows = [(key, LENGTHS[key], place) for key in keys for place in range(LENGTHS[key])]
+        window, length, place = (np.array(column) for column in zip(*rows, strict=True))
+        return Vectors(window, length.astype(np.int32), np.stack((length, place), axis=1).astype(np.float32))
+
+    pieces = Pieces(tmp_path / "work" / "shard-00000", "f")
+    pieces.publish(piece(1, 4))
+    pieces.publish(piece(4, 0))
+    model = PerToken()
+    marker, _ = embed(tmp_path, model)
+    assert sum(len(batch) for batch in model.batches) == 4
+    assert (marker.rows, marker.failed_windows) == (sum(LENGTHS), {})
+    blocks = list(VectorFile(tmp_path / "outputs" / "shard-00000.parquet"))
+    assert len(blocks) > 5
+    keys, vectors = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("windows_N", "vectors_ND"))
+    for key, length in enumerate(LENGTHS):
+        mine = np.flatnonzero(keys == key)
+        assert mine.tolist() == list(range(mine[0], mine[0] + length))
+        assert vectors[mine].tolist() == [[length, place] for place in range(length)]
+
+
+def test_per_token_one_bad_token_fails_its_window_and_no_other(tmp_path: Path) -> None:
+    class Poisoned(PerToken):
+        def start(self, batch: Sequence[Tokens]) -> Callable[[], EmbeddedBatch]:
+            made = super().start(batch)()
+            made.vectors_BD[(made.vectors_BD == (9, 4)).all(axis=1)] = np.inf
+            return lambda: made
+
+    marker, _ = embed(tmp_path, Poisoned())
+    assert marker.failed_windows == {str(LENGTHS.index(9)): "the model gave NaN or infinity"}
+    assert marker.rows == sum(LENGTHS) - 9
+
+
+def test_a_piece_is_written_once_much_is_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    published: list[int] = []
+    publish = Pieces.publish
+
+    def note(pieces: Pieces, rows: Vectors) -> None:
+        published.append(len(rows.windows_N))
+        publish(pieces, rows)
+
+    monkeypatch.setattr(Pieces, "publish", note)
+    monkeypatch.setattr(loop_module, "MOST_WAITING_BYTES", 1)
+    embed(tmp_path, FakeModel(), token_budget=1, piece_seconds=1e9)
+    assert published == [1] * len(LENGTHS)
