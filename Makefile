@@ -23,7 +23,7 @@ cluster: setup-test  ## A Slurm of three nodes to play with, in ./cluster; take 
 container: setup-test  ## The tests of the image alone
 	$(PYTEST) tests/container --durations=0 --capture=no
 
-bench: setup-test .venv-esm-cpp/.installed  ## Every benchmark that needs no GPU, in under 20 minutes; a report in benchmarks/reports
+bench: setup-test .venv-esm-cpp/.installed  ## Every benchmark that needs no GPU; a report in benchmarks/reports
 	$(BIN)/python -m benchmarks
 
 .venv-esm-cpp/.installed:  # a peer that needs an older numpy; without it the benchmarks leave it out
