@@ -7,6 +7,7 @@ script, which runs on the host with Slurm's tools also where the task is in an i
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -21,7 +22,7 @@ from hpc_embed.cluster.devices import choose_devices
 from hpc_embed.cluster.sbatch import STOP_VARIABLE, WORD_VARIABLE
 from hpc_embed.cluster.task import embed_shards
 from hpc_embed.config import WorkSettings
-from hpc_embed.errors import Incomplete, Interrupted
+from hpc_embed.errors import Incomplete, Interrupted, RunConflict
 from hpc_embed.progress import note
 from hpc_embed.registry import find_model
 from hpc_embed.run.files import this_process, whole_file
@@ -49,6 +50,10 @@ def run_shards(plan: Plan, layout: RunLayout, shards: Sequence[int], settings: W
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     start = int(os.environ.get("SLURM_RESTART_COUNT") or 0) + 1
     note(f"{this_process()}: task {job}, start {start}, CUDA_VISIBLE_DEVICES={visible}, {len(shards)} shards")
+    if _seconds_left() <= 0:
+        note("the time for this start was over before it began: setup took it all. Give more --time-minutes.")
+        _say("idle")
+        return TaskOutcome(REQUEUE_EXIT_CODE, CrewResult([], {}))
     before = _num_windows_done(plan, layout, shards)
     devices = choose_devices(settings, find_model(plan.model.registry_name))
     try:
@@ -61,6 +66,12 @@ def run_shards(plan: Plan, layout: RunLayout, shards: Sequence[int], settings: W
         note(f"hpc-embed: {interruption}")
         _say("again" if _num_windows_done(plan, layout, shards) > before else "idle")
         return TaskOutcome(REQUEUE_EXIT_CODE, CrewResult([], {}))
+    except FileNotFoundError as error:
+        if layout.plan.exists():
+            raise
+        raise RunConflict(
+            f"{layout.root} is not there any more.", remedy="Put it back, or submit again from where it is now."
+        ) from error
     return TaskOutcome(Incomplete.exit_code if result.failed else 0, result)
 
 
@@ -71,17 +82,19 @@ def _num_windows_done(plan: Plan, layout: RunLayout, shards: Sequence[int]) -> i
 @contextmanager
 def _stopping_in_time() -> Iterator[None]:
     """Signal ourselves when the batch script said, since Slurm's own signal may have come while nobody listened."""
-    moment = os.environ.get(STOP_VARIABLE, "")
-    if not moment.isdecimal():
-        yield
-        return
-    timer = threading.Timer(max(0.0, int(moment) - time.time()), os.kill, (os.getpid(), signal.SIGUSR2))
+    timer = threading.Timer(min(_seconds_left(), threading.TIMEOUT_MAX), os.kill, (os.getpid(), signal.SIGUSR2))
     timer.daemon = True
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
+
+
+def _seconds_left() -> float:
+    """Until this start should stop by itself; endless outside of a batch script."""
+    moment = os.environ.get(STOP_VARIABLE, "")
+    return int(moment) - time.time() if moment.isdecimal() else math.inf
 
 
 def _say(word: Literal["again", "idle", "stopped"]) -> None:

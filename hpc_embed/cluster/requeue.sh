@@ -4,10 +4,13 @@
 hpc_embed_code=$?
 hpc_embed_word=$(cat "$HPC_EMBED_WORD" 2>/dev/null)
 rm -f "$HPC_EMBED_WORD"
+# the last element of an array has the array's own number: by that alone, all of its elements would be meant
+hpc_embed_job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+hpc_embed_job=${hpc_embed_job:-$SLURM_JOB_ID}
 
 hpc_embed_state() {  # RUNNING still for a task in its grace period before a preemption, no longer for a cancelled one
   for hpc_embed_pause in 1 5 10; do
-    squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T && return
+    squeue --noheader --jobs="$hpc_embed_job" --format=%T && return
     sleep $hpc_embed_pause
   done
 }
@@ -31,7 +34,7 @@ case "$hpc_embed_again:$hpc_embed_word" in
 esac
 if [ $hpc_embed_again = yes ]; then
   for hpc_embed_pause in 1 5 15 30; do  # the controller may be away for a moment
-    scontrol requeue "$SLURM_JOB_ID" && break
+    scontrol requeue "$hpc_embed_job" && break
     sleep $hpc_embed_pause
   done
 fi

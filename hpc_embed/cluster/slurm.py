@@ -67,27 +67,26 @@ def hides_jobs() -> bool:
 
 def live_elements(jobs: Sequence[str]) -> list[Element]:
     """Elements of these arrays that wait or run, whoever submitted them; EnvironmentFault where Slurm is silent."""
-    if not jobs:
-        return []
+    queue = _queue(f"--jobs={','.join(jobs)}") if jobs else []
+    return [element for element in queue if element.state in ALIVE]
+
+
+def elements_of_user(user_id: int) -> list[Element]:
+    """All that this user has in the queue, with what has ended lately."""
+    return _queue(f"--user={user_id}")
+
+
+def _queue(whose: str) -> list[Element]:
     fields = "%F|%K|%T|%r|%N|%o"
-    text = ask(
-        *("squeue", "--noheader", "--array", "--states=all", f"--jobs={','.join(jobs)}", f"--format={fields}"),
-        tolerate=GONE,
-    )
+    text = ask("squeue", "--noheader", "--array", "--states=all", whose, f"--format={fields}", tolerate=GONE)
     elements = []
     for line in text.splitlines():
-        job, index, state, reason, node, script = line.strip().split("|", 5)
-        if state in ALIVE:
+        words = line.strip().split("|", fields.count("|"))
+        if len(words) > fields.count("|"):  # a site's own news may stand between
+            job, index, state, reason, node, script = words
             detail = node if state in ("RUNNING", "COMPLETING", "SUSPENDED") else reason
             elements.append(Element(job, int(index) if index.isdecimal() else 0, state, detail, script))
     return elements
-
-
-def scripts_of_user(user_id: int) -> list[tuple[str, str]]:
-    """Job id and batch script of all that this user has in the queue."""
-    text = ask("squeue", "--noheader", "--states=all", f"--user={user_id}", "--format=%F|%o")
-    pairs = (line.strip().split("|", 1) for line in text.splitlines())
-    return [(job, script) for job, script in pairs]
 
 
 def ended_elements(jobs: Sequence[str]) -> list[Element]:

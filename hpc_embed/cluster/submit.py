@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -69,10 +69,20 @@ def submit(
         _refuse_hidden(where, todo, settings)
         num_done = len(plan.shards) - len(unfinished) - len(quarantined)
         num_queued = len(unfinished) - len(todo)
-        arrays = _submit_arrays(layout, _bundles(todo, settings.shards_per_task), plan, settings, work)
+        arrays: list[str] = []
         gather_job = ""
-        if settings.gather and _is_gather_wanted(layout, where, arrays, num_done == len(plan.shards)):
-            gather_job = _submit_gather(layout, settings, dataset, where, arrays)
+        try:
+            for tasks in _arrays(todo, settings.shards_per_task):
+                with signals_held(STOP_SIGNALS):  # until Slurm's answer is written down
+                    arrays.append(_submit_array(layout, tasks, plan, settings, work, arrays))
+            if settings.gather and _is_gather_wanted(layout, where, arrays, num_done == len(plan.shards)):
+                with signals_held(STOP_SIGNALS):
+                    gather_job = _submit_gather(layout, settings, dataset, where, arrays)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"interrupted. {_queued_so_far(arrays)}",
+                remedy="The same command submits the rest; scancel takes back what is queued.",
+            ) from None
     return Submitted(num_done, num_queued, len(quarantined), len(todo), tuple(arrays), gather_job)
 
 
@@ -113,36 +123,33 @@ def _refuse_hidden(where: Whereabouts, todo: Sequence[int], settings: SubmitSett
         )
 
 
-def _bundles(shards: Sequence[int], shards_per_task: int) -> list[list[int]]:
-    return [list(shards[start : start + shards_per_task]) for start in range(0, len(shards), shards_per_task)]
-
-
-def _submit_arrays(
-    layout: RunLayout, tasks: list[list[int]], plan: Plan, settings: SubmitSettings, work: WorkSettings
-) -> list[str]:
-    """Submit arrays of at most the site's size; each is written down before the next is submitted."""
+def _arrays(shards: Sequence[int], shards_per_task: int) -> Iterator[list[list[int]]]:
+    """The elements of each array: as many shards as wanted in one, as many elements as the site allows."""
+    tasks = [list(shards[start : start + shards_per_task]) for start in range(0, len(shards), shards_per_task)]
     size = max_array_size() if tasks else 1
-    arrays: list[str] = []
+    return (tasks[start : start + size] for start in range(0, len(tasks), size))
+
+
+def _submit_array(
+    layout: RunLayout,
+    tasks: list[list[int]],
+    plan: Plan,
+    settings: SubmitSettings,
+    work: WorkSettings,
+    before: Sequence[str],
+) -> str:
+    submission = new_submission(tasks, settings.job_name, _cluster())
+    executor = array_executor(plan, settings, work, _log_folder(layout, submission))
     try:
-        for start in range(0, len(tasks), size):
-            submission = new_submission(tasks[start : start + size], settings.job_name, _cluster())
-            folder = _log_folder(layout, submission)
-            executor = array_executor(plan, settings, work, folder)
-            command = _task_command(layout, settings, work, submission.token)
-            arrays.append(_hand_in(layout, submission, executor, command))
+        return _hand_in(layout, submission, executor, _task_command(layout, settings, work, submission.token))
     except Refused as error:
         is_too_large = any(words in error.message for words in OVER_THE_LIMIT)
         raise EnvironmentFault(
-            f"{error.message} {_queued_so_far(arrays)}",
+            f"{error.message} {_queued_so_far(before)}",
             remedy="Make fewer elements (--shards-per-task), or submit again when others have ended."
             if is_too_large
             else "Give other options; `hpc-embed submit --dry-run` shows the script.",
         ) from error
-    except KeyboardInterrupt:
-        raise Interrupted(
-            f"interrupted. {_queued_so_far(arrays)}", remedy="The same command submits the rest; scancel takes it back."
-        ) from None
-    return arrays
 
 
 def _queued_so_far(arrays: Sequence[str]) -> str:
@@ -182,16 +189,15 @@ def _submit_gather(
 def _hand_in(
     layout: RunLayout, submission: Submission, executor: submitit.SlurmExecutor, command: Sequence[str]
 ) -> str:
-    """Write the submission down, hand it in, and write down Slurm's id; ^C waits until that is done."""
-    with signals_held(STOP_SIGNALS):
-        submission.write(layout)
-        try:
-            job = hand_in(executor, command, len(submission.tasks) or None)
-        except Refused as error:
-            if "timed out" not in error.message:  # else it may be in the queue: whereabouts looks for it
-                submission.remove(layout)
-            raise
-        replace(submission, job=job).write(layout)
+    """Write the submission down, hand it in, and write down Slurm's id."""
+    submission.write(layout)
+    try:
+        job = hand_in(executor, command, len(submission.tasks) or None)
+    except Refused as error:
+        if "timed out" not in error.message:  # else it may be in the queue: whereabouts looks for it
+            submission.remove(layout)
+        raise
+    replace(submission, job=job).write(layout)
     return job
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from hpc_embed.cluster.slurm import Element, ended_elements, hides_jobs, live_elements, scripts_of_user
+from hpc_embed.cluster.slurm import ALIVE, Element, elements_of_user, ended_elements, hides_jobs, live_elements
 from hpc_embed.cluster.submission import Damaged, Submission, read_submissions
 from hpc_embed.run.layout import RunLayout
 
@@ -65,7 +65,7 @@ def whereabouts(layout: RunLayout) -> Whereabouts:
         gathers=[element for element in elements if known[element.job].is_gather],
         hidden=strangers if strangers and os.getuid() != 0 and hides_jobs() else [],
         damaged=damaged,
-        orphans=[job for one in damaged for job in _jobs_of(one.token, one.owner_id)],
+        orphans=_jobs_of_damaged(damaged),
     )
 
 
@@ -81,15 +81,20 @@ def _with_late_answers(layout: RunLayout, submissions: Sequence[Submission]) -> 
     complete = []
     for submission in submissions:
         if not submission.job and (jobs := _jobs_of(submission.token, submission.user_id)):
-            submission = replace(submission, job=jobs[0])
+            submission = replace(submission, job=jobs[0].job)
             with suppress(OSError):  # another user's run folder: it is looked up again next time
                 submission.write(layout)
         complete.append(submission)
     return complete
 
 
-def _jobs_of(token: str, user_id: int) -> list[str]:
-    return [job for job, script in scripts_of_user(user_id) if _token_of(script) == token]
+def _jobs_of(token: str, user_id: int) -> list[Element]:
+    return [job for job in elements_of_user(user_id) if _token_of(job.script) == token]
+
+
+def _jobs_of_damaged(damaged: Sequence[Damaged]) -> list[str]:
+    jobs = [job for one in damaged for job in _jobs_of(one.token, one.owner_id) if job.state in ALIVE]
+    return list(dict.fromkeys(job.job for job in jobs))
 
 
 def _token_of(script: str) -> str:

@@ -35,8 +35,8 @@ OFTEN = ("--piece-seconds", "0.5", "--token-budget", 512)
 
 @pytest.fixture
 def proteins(tmp_path: Path) -> Path:
-    """120 real proteins: enough work for a core that something can happen to it."""
-    return write_proteins(tmp_path / "proteins.fasta", 120)
+    """80 real proteins: enough work for a core that something can happen to it."""
+    return write_proteins(tmp_path / "proteins.fasta", 80)
 
 
 def write_proteins(path: Path, number: int) -> Path:
