@@ -20,6 +20,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_pa
 
 from hpc_embed import __version__
 from hpc_embed.config import (
+    DoctorSettings,
     GatherSettings,
     OutputSettings,
     PlanSettings,
@@ -93,7 +94,11 @@ COMMANDS = (
         (VerifySettings, OutputSettings),
     ),
     Command("models", "List the models.", (OutputSettings,)),
-    Command("doctor", "Tell what this machine can do, and what is missing.", (OutputSettings,)),
+    Command(
+        "doctor",
+        "Tell what this machine or this Slurm site can do, and what is missing.",
+        (RunSettings, DoctorSettings, SubmitSettings, OutputSettings),
+    ),
 )
 
 

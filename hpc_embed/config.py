@@ -132,6 +132,18 @@ class StatusSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DoctorSettings:
+    """What is looked at"""
+
+    cluster: bool = False
+    """This Slurm site: version, limits, preemption, privacy, partitions, the run folder's storage."""
+    rehearse: bool = False
+    """Try this site with a tiny run in which one task is killed and one requeued; takes the options of submit."""
+    rehearse_minutes: PositiveFloat = 15.0
+    """How long the queue may take for the rehearsal."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class OutputSettings:
     """What is printed"""
 
