@@ -73,6 +73,8 @@ class WorkSettings:
     """Folder on the node's own disk that the weights are copied to once, to spare the shared storage."""
     retry_failed: bool = False
     """Try the shards again that were left aside."""
+    force_precision: bool = False
+    """Run --precision bf16 also on a device without BF16 instructions, where FP32 is faster and more exact."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,6 +79,7 @@ def embed_shards(
             plan.embedding,
             num_threads=threads_per_worker(devices),
             weights_copy=settings.weights_copy,
+            force_precision=settings.force_precision,
         ),
         outputs=layout.outputs,
         work=layout.work,

@@ -50,10 +50,18 @@ def has_bf16(device: torch.device) -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def choose_precision(wanted: str, device: torch.device) -> str:
-    """fp32 or bf16: `auto` is BF16 on GPUs that have it and FP32 elsewhere."""
+def choose_precision(wanted: str, device: torch.device, *, force: bool = False) -> str:
+    """fp32 or bf16: `auto` is BF16 on GPUs that have it and FP32 elsewhere.
+
+    Raises EnvironmentFault for BF16 on a device without it, unless `force` says that it is meant.
+    """
     if wanted == "auto":
         return "bf16" if device.type == "cuda" and has_bf16(device) else "fp32"
+    if wanted == "bf16" and not force and not has_bf16(device):
+        raise EnvironmentFault(
+            f"--precision bf16: {describe(device)} has no BF16 instructions; FP32 is faster there, and more exact.",
+            remedy="Plan with --precision auto or fp32 into another --run-dir, or insist with --force-precision.",
+        )
     return wanted
 
 

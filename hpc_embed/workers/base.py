@@ -91,6 +91,7 @@ class BaseEmbeddingWorker(ABC):
         *,
         num_threads: int | None = None,
         weights_copy: str | None = None,
+        force_precision: bool = False,
     ) -> None:
         self.identity = identity
         self.embedding = embedding
@@ -98,6 +99,8 @@ class BaseEmbeddingWorker(ABC):
         """Threads of the CPU back end, None for the library's own choice."""
         self.weights_copy = weights_copy
         """Folder on the node's own disk for a copy of the weights, None to read them where they are."""
+        self.force_precision = force_precision
+        """True to compute in a precision that the device has no instructions for."""
 
     @abstractmethod
     def load(self, device_id: int | str) -> LoadedModel:

@@ -56,7 +56,7 @@ class TransformerWorker(BaseEmbeddingWorker):
         if self.num_threads:
             torch.set_num_threads(self.num_threads)
         device = find_device(device_id)
-        precision = choose_precision(self.embedding.precision, device)
+        precision = choose_precision(self.embedding.precision, device, force=self.force_precision)
         if not self.identity.is_untrained:
             self._check_weights()
         encoder, hidden = self.make_encoder(device, precision)
