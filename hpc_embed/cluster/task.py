@@ -10,7 +10,7 @@ from hpc_embed.cluster.slurm import parse_ranges
 from hpc_embed.config import WorkSettings
 from hpc_embed.errors import UsageError
 from hpc_embed.progress import counting, note
-from hpc_embed.run.files import remove_leftovers
+from hpc_embed.run.files import make_folders, remove_leftovers
 from hpc_embed.run.layout import RunLayout, shard_name
 from hpc_embed.run.markers import Failure, is_done, read_failure
 from hpc_embed.run.plan import Plan
@@ -56,7 +56,7 @@ def embed_shards(
 ) -> CrewResult:
     """Embed those of the shards that have no valid marker, one worker process per device."""
     for folder in (layout.outputs, layout.work):
-        folder.mkdir(exist_ok=True)
+        make_folders(folder)
         remove_leftovers(folder)
     left_aside = quarantined_shards(plan, layout, settings)
     failed = {

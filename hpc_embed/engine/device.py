@@ -19,6 +19,8 @@ MOST_TOKENS_CPU = 4_096
 """On a CPU larger batches bring no more speed."""
 TRIAL_TOKENS_CUDA = (1_024, 8_192)
 TRIAL_TOKENS_CPU = (256, 768)
+NO_ROOM = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC")
+"""torch.AcceleratorError is a RuntimeError that says so in its first line, among faults of other kinds."""
 _CGROUP_LIMITS = (
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
     (
@@ -109,10 +111,10 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for an allocation that failed, on either kind of device."""
+    """True for an allocation that failed, on either kind of device, torch's own or a library's."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_ROOM)
 
 
 def measure_token_budget(run_tokens: Callable[[int], None], device: torch.device) -> int:

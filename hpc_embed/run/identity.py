@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpc_embed.errors import EnvironmentFault, UsageError
 from hpc_embed.registry import COMPOSITION, Kind, Model, composition_model, find_model, models
-from hpc_embed.run.files import sha256_of_file, whole_folder
+from hpc_embed.run.files import copy_file, sha256_of_file, whole_folder
 
 UNTRAINED = "untrained"
 UNTRAINED_SEED = 0
@@ -161,10 +160,10 @@ def download(repository: str, revision: str | None) -> Path:
 def copy_checkpoint(source: Path, target: Path) -> Path:
     """Copy a checkpoint's files to `target`, whole or not at all; nothing where that is there already."""
     if not target.is_dir():
-        with whole_folder(target) as folder:
+        with whole_folder(target, replace=False) as folder:
             for path in [*weight_files(source), *(source / name for name in SMALL_FILES)]:
                 if path.is_file():
-                    shutil.copyfile(path, folder / path.name)
+                    copy_file(path, folder / path.name)
     return target
 
 

@@ -59,6 +59,9 @@ class LoadedModel(Protocol):
     def is_out_of_memory(self, error: Exception) -> bool:
         """True where a smaller batch may succeed."""
 
+    def release_memory(self) -> None:
+        """Give back what is cached, after a batch that found no room."""
+
     def peak_memory_bytes(self) -> int:
         """Most memory in use on the device since the model was loaded."""
 

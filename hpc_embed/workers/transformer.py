@@ -153,13 +153,13 @@ class _LoadedTransformer:
     def is_out_of_memory(self, error: Exception) -> bool:
         from hpc_embed.engine.device import is_out_of_memory
 
-        if not is_out_of_memory(error):
-            return False
+        return is_out_of_memory(error)
+
+    def release_memory(self) -> None:
         if self._device.type == "cuda":
             import torch
 
             torch.cuda.empty_cache()
-        return True
 
     def peak_memory_bytes(self) -> int:
         from hpc_embed.engine.device import peak_bytes

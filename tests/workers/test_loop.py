@@ -32,6 +32,7 @@ class FakeModel:
         self.versions = {"fake": "1"}
         self.most_tokens, self.poison, self.breaks = most_tokens, poison, breaks
         self.batches: list[list[int]] = []
+        self.num_releases = 0
 
     def tokenise(self, sequences: Sequence[bytes]) -> Sequence[Tokens]:
         return [np.frombuffer(sequence, dtype=np.uint8) for sequence in sequences]
@@ -54,6 +55,9 @@ class FakeModel:
 
     def is_out_of_memory(self, error: Exception) -> bool:
         return isinstance(error, MemoryError)
+
+    def release_memory(self) -> None:
+        self.num_releases += 1
 
     def peak_memory_bytes(self) -> int:
         return 1
