@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from hpc_embed.engine import device
 from hpc_embed.engine.device import choose_precision
@@ -23,3 +24,20 @@ def test_bf16_is_taken_where_the_processor_has_it(flag: str, monkeypatch: pytest
     monkeypatch.setattr(device, "_cpu_flags", lambda: {"avx2", flag})
     assert choose_precision("bf16", CPU) == "bf16"
     assert choose_precision("auto", CPU) == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be …"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."), True),
+        (MemoryError("Unable to allocate 1 TiB"), True),
+        (torch.AcceleratorError("CUDA error: device-side assert triggered"), False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"), False),
+        (ValueError("can't allocate memory"), False),
+    ],
+)
+def test_out_of_memory_is_known_in_every_library_s_words(error: Exception, is_one: bool) -> None:
+    assert device.is_out_of_memory(error) is is_one

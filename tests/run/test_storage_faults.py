@@ -21,7 +21,6 @@ from tests.torture.small_run import SmallRun, on
 from tests.torture.storage import Crash, Fault, FaultyStorage
 
 PARTS = 5
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a crash closes no file
 T = TypeVar("T")
 
 

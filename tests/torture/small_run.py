@@ -13,11 +13,11 @@ from hpc_embed.planning.planner import make_plan
 from hpc_embed.results.gather import gather
 from hpc_embed.run import faults, files
 from hpc_embed.run.layout import RunLayout
-from hpc_embed.run.storage import Storage
 from hpc_embed.workers import base, composition
 from hpc_embed.workers import loop as loop_module
 from hpc_embed.workers.base import EmbeddedBatch, Tokens
 from hpc_embed.workers.registry import make_worker
+from tests.torture.storage import FaultyStorage
 
 SEQUENCES = [b"MKVLAAGIVG", b"MKV", b"GLLLAGCSWMKTAYIA", b"ACDEFGHIKL", b"WYVT", b"MKTAYIAKQRQISFVKSHFSRQ"]
 FASTA = b"".join(b">r%d\n%s\n" % (number, sequence) for number, sequence in enumerate(SEQUENCES)) + b">empty\n"
@@ -86,7 +86,7 @@ class Inline:
 
 
 @contextmanager
-def on(storage: Storage, run: SmallRun) -> Iterator[None]:
+def on(storage: FaultyStorage, run: SmallRun) -> Iterator[None]:
     """The run on this storage: without threads, without pauses, its windows counted."""
     start = composition._Composition.start
 
@@ -109,3 +109,4 @@ def on(storage: Storage, run: SmallRun) -> Iterator[None]:
     finally:
         for (place, name, _), value in zip(replaced, before, strict=True):
             setattr(place, name, value)
+        storage.close_all()

@@ -58,6 +58,7 @@ class FaultyStorage(Storage):
     changes: list[Change] = field(default_factory=list)
     synced_bytes: dict[int, int] = field(default_factory=dict)
     """By inode, for the files made here."""
+    opened: list[BinaryIO] = field(default_factory=list)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def _do(self, what: str, path: Path, work: Callable[[], T]) -> T:
@@ -102,6 +103,7 @@ class FaultyStorage(Storage):
     def create(self, path: Path) -> BinaryIO:
         def work() -> BinaryIO:
             file = super(FaultyStorage, self).create(path)
+            self.opened.append(file)
             self.synced_bytes[os.fstat(file.fileno()).st_ino] = 0
             self._changed((path.parent,), lambda: self._take_away(path))
             return cast(BinaryIO, _File(self, path, file))
@@ -179,10 +181,17 @@ class FaultyStorage(Storage):
 
         self._do("remove folder", path, work)
 
+    def close_all(self) -> None:
+        """Files that a crash left open."""
+        for file in self.opened:
+            file.close()
+
     # What reads.
 
     def open_to_read(self, path: Path) -> BinaryIO:
-        return self._read(path, lambda: super(FaultyStorage, self).open_to_read(path))
+        file = self._read(path, lambda: super(FaultyStorage, self).open_to_read(path))
+        self.opened.append(file)
+        return file
 
     def status(self, path: Path) -> os.stat_result:
         return self._read(path, lambda: super(FaultyStorage, self).status(path))
