@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from hpc_embed.cluster.crew import Assignment, Crew, CrewResult
 from hpc_embed.cluster.devices import threads_per_worker
+from hpc_embed.cluster.needs import refuse_missing_packages
 from hpc_embed.cluster.slurm import parse_ranges
 from hpc_embed.config import WorkSettings
 from hpc_embed.errors import UsageError
@@ -55,6 +56,7 @@ def embed_shards(
     plan: Plan, layout: RunLayout, shards: Sequence[int], settings: WorkSettings, devices: list[int | str]
 ) -> CrewResult:
     """Embed those of the shards that have no valid marker, one worker process per device."""
+    refuse_missing_packages(plan.model.registry_name)
     for folder in (layout.outputs, layout.work):
         make_folders(folder)
         remove_leftovers(folder)

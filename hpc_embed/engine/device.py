@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 import resource
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from hpc_embed.engine import processor
 from hpc_embed.errors import EnvironmentFault
 
 AMPERE = 8
@@ -48,8 +48,7 @@ def has_bf16(device: torch.device) -> bool:
     """True where the hardware multiplies BF16; on a CPU, where it has instructions for it."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= AMPERE
-    flags = _cpu_flags()
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    return processor.has_bf16()
 
 
 def choose_precision(wanted: str, device: torch.device, *, force: bool = False) -> str:
@@ -71,7 +70,7 @@ def describe(device: torch.device) -> str:
     """For people: the device's own name."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"cpu ({_cpu_name()}, {torch.get_num_threads()} threads)"
+    return f"cpu ({processor.name()}, {torch.get_num_threads()} threads)"
 
 
 def free_bytes(device: torch.device) -> int:
@@ -155,28 +154,7 @@ def facts() -> list[tuple[str, bool, str]]:
     cpu = torch.device("cpu")
     precision = "BF16 instructions" if has_bf16(cpu) else "no BF16 instructions"
     own = f"attention kernel for {kernel.LEVELS[kernel.level()]}" if kernel.level() else "no attention kernel of ours"
-    return [*found, ("cpu", True, f"{_cpu_name()}, {precision}, {own}")]
-
-
-def _cpu_flags() -> set[str]:
-    for line in _cpuinfo():
-        if line.startswith(("flags", "Features")):
-            return set(line.split(":", 1)[1].split())
-    return set()
-
-
-def _cpu_name() -> str:
-    for line in _cpuinfo():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()
-
-
-def _cpuinfo() -> list[str]:
-    try:
-        return Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return []
+    return [*found, ("cpu", True, f"{processor.name()}, {precision}, {own}")]
 
 
 def _meminfo() -> dict[str, str]:

@@ -184,6 +184,8 @@ def _exchange(temporary: Path, path: Path) -> None:
 
 def make_folders(path: Path) -> None:
     """The folder and those above it, where they are not there yet."""
+    if exists(path) and not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
     missing = []
     while not exists(path):
         missing.append(path)

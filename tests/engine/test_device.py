@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hpc_embed.engine import device
+from hpc_embed.engine import device, processor
 from hpc_embed.engine.device import choose_precision
 from hpc_embed.errors import EnvironmentFault
 from tests.engine.references import CPU
 
 
 def test_bf16_is_refused_with_the_reason_where_the_processor_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "_cpu_flags", lambda: {"avx2", "avx512f"})
+    monkeypatch.setattr(processor, "flags", lambda: {"avx2", "avx512f"})
     with pytest.raises(EnvironmentFault, match=r"--precision bf16: cpu .* has no BF16 instructions.*--force-precision"):
         choose_precision("bf16", CPU)
     assert choose_precision("bf16", CPU, force=True) == "bf16"
@@ -21,7 +21,7 @@ def test_bf16_is_refused_with_the_reason_where_the_processor_lacks_it(monkeypatc
 
 @pytest.mark.parametrize("flag", ["avx512_bf16", "amx_bf16"])
 def test_bf16_is_taken_where_the_processor_has_it(flag: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "_cpu_flags", lambda: {"avx2", flag})
+    monkeypatch.setattr(processor, "flags", lambda: {"avx2", flag})
     assert choose_precision("bf16", CPU) == "bf16"
     assert choose_precision("auto", CPU) == "fp32"
 

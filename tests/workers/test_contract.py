@@ -113,7 +113,7 @@ def test_token_budget_is_measured_and_positive(name: str) -> None:
 
 
 def test_bf16_is_refused_on_a_cpu_without_it_before_any_weight_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hpc_embed.engine.device._cpu_flags", set)
+    monkeypatch.setattr("hpc_embed.engine.processor.flags", set)
     worker = worker_of("esm2_t6_8M", precision="bf16")
     with pytest.raises(EnvironmentFault, match="no BF16 instructions"):
         worker.load("cpu")
