@@ -27,7 +27,7 @@ from hpc_embed.planning.forecast import seconds_on
 from hpc_embed.planning.scan import ScanResult, open_input, refuse_wrong_kind, scan
 from hpc_embed.progress import counting, note
 from hpc_embed.registry import Model
-from hpc_embed.run.files import remove_leftovers, sync, temporary_sibling, whole_file
+from hpc_embed.run.files import make_folders, remove, remove_leftovers, temporary_sibling, whole_file
 from hpc_embed.run.identity import ModelIdentity, pin_model
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.plan import (
@@ -95,7 +95,7 @@ def make_plan(settings: PlanSettings, layout: RunLayout, *, usual_shards: int | 
 @contextmanager
 def _scratch(layout: RunLayout) -> Iterator[Path]:
     try:
-        layout.root.mkdir(parents=True, exist_ok=True)
+        make_folders(layout.root)
     except OSError as error:
         raise UsageError(
             f"--run-dir {layout.root}: cannot be made ({error.strerror}).", remedy="Choose another folder."
@@ -189,7 +189,7 @@ def _write_run(
         shards=shards,
     )
     for folder in (layout.outputs, layout.work, layout.logs):
-        folder.mkdir(exist_ok=True)
+        make_folders(folder)
     plan.write(layout.plan)
     if scanned.num_unknown_letters:
         note(
@@ -240,7 +240,7 @@ def _num_shards(cost: Cost, settings: PlanSettings, usual_shards: int | None, to
 def _write_shards(
     scanned: ScanResult, dealt: Dealt, model: Model, cost: Cost, layout: RunLayout
 ) -> tuple[ShardFacts, ...]:
-    layout.shards.mkdir(exist_ok=True)
+    make_folders(layout.shards)
     lengths_U = scanned.lengths_N[dealt.first_window_U]
     ends_N = np.cumsum(scanned.lengths_N)
     stops_U = ends_N[dealt.first_window_U]
@@ -264,7 +264,7 @@ def _write_shards(
     for stale in range(len(facts), MAX_SHARDS):
         if not layout.shard(stale).exists():
             break
-        layout.shard(stale).unlink()
+        remove(layout.shard(stale))
     return tuple(facts)
 
 
@@ -290,7 +290,6 @@ def _write_records(scanned: ScanResult, key_of_window_N: Ints, path: Path) -> in
             ids.append(batch["id"])
             ordinal, window = ordinal + len(batch), int(offsets[-1])
     source.close()
-    sync(path)
     return ordinal - int(pc.count_distinct(pa.chunked_array(ids)).as_py())
 
 
