@@ -19,6 +19,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_pa
 
 from hpc_embed import __version__
 from hpc_embed.config import (
+    CheckSettings,
     GatherSettings,
     OutputSettings,
     PlanSettings,
@@ -78,7 +79,11 @@ COMMANDS = (
         "Hand a planned run to Slurm: an array of tasks, and a gather job after it.",
         (RunSettings, SubmitSettings, WorkSettings, GatherSettings, OutputSettings),
     ),
-    Command("gather", "Check every output and write the dataset.", (RunSettings, GatherSettings, OutputSettings)),
+    Command(
+        "gather",
+        "Check every output and write the dataset, or with --check prove it again.",
+        (RunSettings, GatherSettings, CheckSettings, OutputSettings),
+    ),
     Command("status", "Tell how far a run is.", (RunSettings, StatusSettings, OutputSettings)),
     Command(
         "stage-model",
