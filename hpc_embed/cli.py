@@ -32,7 +32,7 @@ from hpc_embed.config import (
     WorkSettings,
 )
 from hpc_embed.errors import FULL_DISK_REMEDY, EnvironmentFault, HpcEmbedError, Interrupted, UsageError, is_full_disk
-from hpc_embed.run.faults import is_passing, reason
+from hpc_embed.run.faults import is_of_the_storage, reason
 
 SETTINGS_FILE = Path("hpc-embed.yaml")
 TRACEBACK_VARIABLE = "HPC_EMBED_TRACEBACK"
@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             place = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
             print(f"hpc-embed: {place}no space left. {FULL_DISK_REMEDY}", file=sys.stderr)
             return EnvironmentFault.exit_code
-        if is_passing(error):
+        if is_of_the_storage(error):
             place = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
             print(f"hpc-embed: {place}{reason(error)}. The same command goes on once that is mended.", file=sys.stderr)
             return EnvironmentFault.exit_code
