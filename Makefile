@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
 
-.PHONY: demo test bench slurm slurm-matrix cluster container image setup setup-test packages lint docs clean
+.PHONY: demo test torture mutants fuzz bench slurm slurm-matrix cluster container image setup setup-test packages lint docs clean
 
 demo: setup  ## Embed examples/ offline: composition, untrained ESM-2 8M, untrained DNABERT-S
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
@@ -33,6 +33,9 @@ bench: setup-test .venv-esm-cpp/.installed  ## Every benchmark that needs no GPU
 	$(PYTHON) -m venv .venv-esm-cpp
 	-.venv-esm-cpp/bin/pip install --quiet --disable-pip-version-check esm-cpp==0.2.1
 	touch $@
+
+torture: setup-test  ## Every storage fault, twins interleaved, hundreds of kills, disks that run full: half an hour
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture
 
 image: setup  ## hpc_embed.sif; LOCK=lock-cpu.txt for one without CUDA
 	PYTHON=$(BIN)/python bash container/build.sh

@@ -90,6 +90,16 @@ class GatherSettings:
     wait_seconds: NonNegativeFloat | None = None
     """How long to look for what another node may just have published [default: 90 in a Slurm job or on storage that
     several nodes share, else 0]."""
+    mixed_precision: bool = False
+    """Take shards that were embedded in different precisions into one dataset."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckSettings:
+    """Whether to look only"""
+
+    check: bool = False
+    """Prove that the dataset is still what was gathered, part by part, and write nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
