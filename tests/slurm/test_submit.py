@@ -89,7 +89,7 @@ def test_a_time_limit_shorter_than_the_shard(
     run: Run, cluster: Cluster, proteins: Path, tmp_path: Path, expected: Expected
 ) -> None:
     # Slurm looks at limits about every 30 s: the task stops by Slurm's signal or by its own clock, whichever is first
-    write_proteins(proteins, 160)
+    write_proteins(proteins, 200)
     options = ("--time-minutes", 1, "--signal-seconds", 45, "--cpus-per-task", 8)
     run_dir = begin(run, proteins, tmp_path, *options, shards=1)
     wait_for_dataset(cluster, run_dir, 300, what="time limit")
