@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpc_embed.engine.batches import PackedBatch, make_batch
+from hpc_embed.engine.batches import AROUND, PackedBatch, make_batch
 from hpc_embed.engine.pooling import pool
+from hpc_embed.families.family import Special
 from hpc_embed.registry import PER_TOKEN
 
 FEWEST_ROWS_CPU = 64
@@ -48,13 +49,18 @@ class Embedded(NamedTuple):
 
 
 def embed_windows(
-    encoder: Encoder, windows: Sequence[NDArray[np.integer]], pooling: str, layer: int, device: torch.device
+    encoder: Encoder,
+    windows: Sequence[NDArray[np.integer]],
+    pooling: str,
+    layer: int,
+    device: torch.device,
+    special: Special = AROUND,
 ) -> Embedded:
     """One vector per window, the same whatever the other windows are: bit for bit on a CPU."""
     num_windows, num_tokens = len(windows), sum(map(len, windows))
     if device.type == "cpu" and num_tokens < FEWEST_ROWS_CPU:
         windows = [*windows, np.full(FEWEST_ROWS_CPU - num_tokens, FILLER_TOKEN, dtype=windows[0].dtype)]
-    batch = make_batch(windows, device)
+    batch = make_batch(windows, device, special)
     vectors_BD, num_tokens_B = pool(pooling, encoder(batch, layer), batch)
     num_tokens_B = num_tokens_B[:num_windows]  # the filler's rows are the last
     num_rows = int(num_tokens_B.sum()) if pooling == PER_TOKEN else num_windows

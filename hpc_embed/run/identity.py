@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpc_embed.errors import EnvironmentFault, UsageError
+from hpc_embed.families import family_of_config
+from hpc_embed.families.family import Family, NoSuchDimension, Shape
 from hpc_embed.registry import COMPOSITION, Kind, Model, composition_model, find_model, models
 from hpc_embed.run.files import sha256_of_file, whole_folder
 
@@ -19,8 +21,6 @@ WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
 FALLBACK_WEIGHT_PATTERNS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 STAGED = "staged.json"
 """What `stage-model` writes beside the weights."""
-ESM2_HABITS = {"position_embedding_type": "rotary", "emb_layer_norm_before": False, "token_dropout": True}
-"""What ESM-2's config.json says and ESM-1's does not."""
 SMALL_FILES = ("config.json", "tokenizer.json", "vocab.txt")
 
 
@@ -207,57 +207,35 @@ def read_config(folder: Path) -> Mapping[str, object]:
 
 
 def _model_of_config(name: str, config: Mapping[str, object], folder: Path) -> Model:
-    family = _family_of_config(config)
+    family = family_of_config(config)
     if family is None:
         raise EnvironmentFault(
-            f"{folder}: model_type {config.get('model_type')!r} is neither ESM-2 nor DNABERT-2/S.",
-            remedy="See `hpc-embed models` for what is supported.",
+            f"{folder}: model_type {config.get('model_type')!r} is of no family that is supported.",
+            remedy="See `hpc-embed models` for what is.",
         )
-    template = _template(family)
-    for key, value in ESM2_HABITS.items() if family == "esm2" else ():
-        if config.get(key) not in (None, value):
-            raise EnvironmentFault(
-                f"{folder}: {key} is {config[key]!r}, so this is an ESM, but not ESM-2.",
-                remedy="See `hpc-embed models` for what is supported.",
-            )
-    layers, hidden, inner = (
-        whole_number(config, key, folder) for key in ("num_hidden_layers", "hidden_size", "intermediate_size")
-    )
-    inner_weights = 2 * hidden * inner if family == "esm2" else 3 * hidden * inner
-    limit = template.max_residues
-    if family == "esm2" and isinstance(positions := config.get("max_position_embeddings"), int):
-        limit = positions - 4  # two for the padding offset, <cls> and <eos>
+    template, shape = _template(family.name), shape_of_config(family, config, folder)
     return replace(
         models().get(name, template),
         name=name,
-        dimension=hidden,
-        num_layers=layers,
-        hidden=hidden,
-        feed_forward_weights=inner_weights,
-        max_residues=limit,
+        dimension=shape.hidden,
+        shape=shape,
+        max_residues=family.limit(config) or template.max_residues,
         hub=name if "/" in name else template.hub,
     )
-
-
-def _family_of_config(config: Mapping[str, object]) -> str | None:
-    if config.get("model_type") == "esm":
-        return "esm2"
-    remote_names = json.dumps(config.get("auto_map", {}))
-    if config.get("model_type") == "bert" and ("alibi_starting_size" in config or "bert_layers" in remote_names):
-        return "dnabert"
-    return None
 
 
 def _template(family: str) -> Model:
     return next(model for model in models().values() if model.family == family)
 
 
-def whole_number(config: Mapping[str, object], key: str, folder: Path) -> int:
-    """A dimension from config.json; EnvironmentFault where it is not there."""
-    value = config.get(key)
-    if not isinstance(value, int):
-        raise EnvironmentFault(f"{folder / 'config.json'}: no {key}.", remedy="Fetch the checkpoint again.")
-    return value
+def shape_of_config(family: Family, config: Mapping[str, object], folder: Path) -> Shape:
+    """Dimensions from config.json; EnvironmentFault where one is not there."""
+    try:
+        return family.shape_of_config(config)
+    except NoSuchDimension as error:
+        raise EnvironmentFault(
+            f"{folder / 'config.json'}: no {error}.", remedy="Fetch the checkpoint again."
+        ) from error
 
 
 def _digest_of_text(text: str) -> str:
