@@ -28,7 +28,8 @@ class PlanSettings:
     fasta: tuple[str, ...] = ()
     """FASTA files, plain or gzip; globs; - for standard input. May be named without the flag."""
     model: str = "composition"
-    """A name from `hpc-embed models`, NAME:untrained, ORG/REPOSITORY on the hub, or a folder."""
+    """A name from `hpc-embed models`, NAME:untrained, ORG/REPOSITORY on the hub, a folder; or hf: and one of the
+    last two, for transformers to run it."""
     revision: str | None = None
     """Branch, tag or commit of a hub model; the plan pins the commit."""
     pooling: str = "default"

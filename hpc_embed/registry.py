@@ -73,7 +73,8 @@ class Model:
         """Weights of one layer's feed-forward part."""
         if self.shape is None:
             return 0
-        return FAMILIES[self.family].feed_forward.num_products * self.shape.hidden * self.shape.intermediate
+        num_products = FAMILIES[self.family].feed_forward.num_products if self.family in FAMILIES else 2
+        return num_products * self.shape.hidden * self.shape.intermediate
 
 
 ESM2_LETTERS = "LAGVSERTIDPKQNFYMHWCXBUZO.-"
@@ -264,6 +265,22 @@ _BUILT_IN = (
     _nucleotide("500m", 29, 1024, 491_000_000),
 )
 
+ANY_ENCODER = Model(
+    name="hf",
+    family="transformers",
+    kind="protein",
+    worker="hpc_embed.workers.native:NativeWorker",
+    dimension=0,
+    max_residues=None,
+    pooling="mean",
+    poolings=POOLINGS,
+    known_letters="ABCDEFGHIJKLMNOPQRSTUVWXYZ*-.",
+    num_parameters=350_000_000,
+    hub="ORG/REPOSITORY",
+    reference="transformers",
+)
+"""Any encoder that transformers knows natively, as `hf:ORG/NAME`, or a folder of none of our families."""
+ANY_PREFIX = f"{ANY_ENCODER.name}:"
 COMPOSITION = "composition"
 """The default: the composition model of whichever kind the input is."""
 
@@ -279,6 +296,8 @@ def models() -> dict[str, Model]:
 
 def find_model(name: str) -> Model:
     """The model of that name; a UsageError lists the valid ones."""
+    if name == ANY_ENCODER.name:
+        return ANY_ENCODER
     known = models()
     if name in known:
         return known[name]
@@ -286,7 +305,7 @@ def find_model(name: str) -> Model:
     hint = f"Did you mean {close[0]}? " if close else ""
     raise UsageError(
         f"--model {name}: there is no such model, and no folder of that name holds a checkpoint.",
-        remedy=f"{hint}Known: {', '.join([COMPOSITION, *known])}; or a folder, or a hub name ORG/REPOSITORY.",
+        remedy=f"{hint}Known: {', '.join([COMPOSITION, *known])}; or a folder, ORG/REPOSITORY, or hf:ORG/REPOSITORY.",
     )
 
 

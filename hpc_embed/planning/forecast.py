@@ -52,6 +52,7 @@ class Forecast(NamedTuple):
 
     run_dir: str
     model: str
+    licence: str
     fingerprint: str
     pooling: str
     totals: Totals
@@ -74,6 +75,7 @@ def forecast(plan: Plan, run_dir: str, device: str, num_devices: int = 1) -> For
     return Forecast(
         run_dir=run_dir,
         model=plan.model.name,
+        licence=plan.model.licence,
         fingerprint=plan.fingerprint,
         pooling=plan.embedding.pooling,
         totals=totals,
@@ -113,6 +115,8 @@ def describe(figures: Forecast) -> str:
         rows.insert(3, ("repeated ids", f"{t.num_duplicate_ids:,} records (kept, told apart by ordinal)"))
     if t.num_unknown_letters:
         rows.insert(4, ("unknown letters", f"{t.num_unknown_letters:,}, embedded as unknown"))
+    if f.licence:
+        rows.insert(2, ("licence", f.licence))
     return "\n".join(f"{name:<16}{value}" for name, value in rows)
 
 

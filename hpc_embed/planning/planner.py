@@ -30,6 +30,7 @@ from hpc_embed.registry import Model
 from hpc_embed.run.files import remove_leftovers, sync, temporary_sibling, whole_file
 from hpc_embed.run.identity import ModelIdentity, pin_model
 from hpc_embed.run.layout import RunLayout
+from hpc_embed.run.licences import is_non_commercial
 from hpc_embed.run.plan import (
     Cost,
     Embedding,
@@ -191,6 +192,8 @@ def _write_run(
     for folder in (layout.outputs, layout.work, layout.logs):
         folder.mkdir(exist_ok=True)
     plan.write(layout.plan)
+    if is_non_commercial(identity.licence):
+        note(f"warning: {model.name} is under {identity.licence}: not for commercial use.")
     if scanned.num_unknown_letters:
         note(
             f"warning: {scanned.num_unknown_letters:,} letters that {model.name} does not know are embedded as "

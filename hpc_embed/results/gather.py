@@ -87,6 +87,7 @@ def _facts(plan: Plan, windows: WindowVectors, settings: GatherSettings) -> dict
         "model_source": plan.model.source,
         "model_revision": plan.model.revision,
         "model_digest": plan.model.digest,
+        "licence": plan.model.licence,
         "pooling": plan.embedding.pooling,
         "layer": plan.embedding.layer,
         "precision": ",".join(precisions),

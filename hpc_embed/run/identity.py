@@ -12,8 +12,20 @@ from pathlib import Path
 from hpc_embed.errors import EnvironmentFault, UsageError
 from hpc_embed.families import family_of_config
 from hpc_embed.families.family import Family, NoSuchDimension, Shape
-from hpc_embed.registry import COMPOSITION, Kind, Model, composition_model, find_model, models
+from hpc_embed.progress import note
+from hpc_embed.registry import (
+    ANY_ENCODER,
+    ANY_PREFIX,
+    COMPOSITION,
+    Kind,
+    Model,
+    composition_model,
+    find_model,
+    models,
+)
 from hpc_embed.run.files import sha256_of_file, whole_folder
+from hpc_embed.run.licences import CARD, licence_of_card
+from hpc_embed.run.native import native_model
 
 UNTRAINED = "untrained"
 UNTRAINED_SEED = 0
@@ -21,7 +33,13 @@ WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
 FALLBACK_WEIGHT_PATTERNS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 STAGED = "staged.json"
 """What `stage-model` writes beside the weights."""
-SMALL_FILES = ("config.json", "tokenizer.json", "vocab.txt")
+SMALL_FILES = ("config.json", "tokenizer.json", "vocab.txt", "spiece.model", "added_tokens.json")
+"""What our families read beside the weights."""
+TOKENISER_FILES = (
+    *("tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt"),
+    *("tokenizer.model", "sentencepiece.bpe.model"),
+)
+"""What transformers' tokenisers read besides."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +58,8 @@ class ModelIdentity:
     """Where the checkpoint lies, empty without one."""
     digest: str
     """SHA-256 over the checkpoint's files; of the name for a model without one."""
+    licence: str = ""
+    """As its authors name it, empty where nothing tells."""
 
     @property
     def is_untrained(self) -> bool:
@@ -55,24 +75,27 @@ def pin_model(name: str, revision: str | None, kind: Kind | None) -> tuple[Model
         return _built_in(composition_model(kind or "protein"))
     if name.endswith(f":{UNTRAINED}"):
         return _untrained(name)
-    if Path(name).is_dir():
-        source, staged_revision = _staged_from(Path(name))
-        return _checkpoint(Path(name), name=Path(name).resolve().name, source=source, revision=staged_revision)
-    if name.count("/") == 1 and not name.startswith((".", "/")):
-        return _from_hub(name, name, revision)
+    place, is_native = name.removeprefix(ANY_PREFIX), name.startswith(ANY_PREFIX)
+    if Path(place).is_dir():
+        return _folder(Path(place), kind, is_native=is_native)
+    if place.count("/") == 1 and not place.startswith((".", "/")):
+        return _from_hub(name, place, revision, kind, is_native=is_native)
+    if is_native:
+        raise UsageError(f"--model {name}: neither a folder nor a hub name.", remedy=f"Say {ANY_PREFIX}ORG/REPOSITORY.")
     model = find_model(name)
     if model.hub is None:
         return _built_in(model)
-    return _from_hub(name, model.hub, revision)
+    return _from_hub(name, model.hub, revision, kind)
 
 
-def _staged_from(folder: Path) -> tuple[str, str]:
-    """Source and revision that `stage-model` wrote down, else the folder itself."""
+def _folder(folder: Path, kind: Kind | None, *, is_native: bool) -> tuple[Model, ModelIdentity]:
+    """A folder, with the source, revision and licence that `stage-model` wrote down there."""
     try:
         staged = json.loads((folder / STAGED).read_text(encoding="utf-8"))
-        return str(staged["source"]), str(staged["revision"])
+        known = str(staged["source"]), str(staged["revision"]), str(staged.get("licence", ""))
     except (OSError, ValueError, KeyError):
-        return str(folder.resolve()), ""
+        known = str(folder.resolve()), "", licence_of_card(folder)
+    return _checkpoint(folder, folder.resolve().name, *known, kind, is_native=is_native)
 
 
 def _built_in(model: Model) -> tuple[Model, ModelIdentity]:
@@ -97,24 +120,41 @@ def _untrained(name: str) -> tuple[Model, ModelIdentity]:
         revision="",
         folder="",
         digest=_digest_of_text(f"untrained {model.name} seed {UNTRAINED_SEED}"),
+        licence=model.licence,
     )
 
 
-def _from_hub(name: str, repository: str, revision: str | None) -> tuple[Model, ModelIdentity]:
+def _from_hub(
+    name: str, repository: str, revision: str | None, kind: Kind | None, *, is_native: bool = False
+) -> tuple[Model, ModelIdentity]:
     folder = _hub_folder(name, repository, revision)
-    return _checkpoint(folder, name=name, source=repository, revision=folder.name)
+    known = models()
+    licence = known[name].licence if name in known else licence_of_card(folder)
+    return _checkpoint(folder, name, repository, folder.name, licence, kind, is_native=is_native)
 
 
-def _checkpoint(folder: Path, *, name: str, source: str, revision: str = "") -> tuple[Model, ModelIdentity]:
+def _checkpoint(
+    folder: Path, name: str, source: str, revision: str, licence: str, kind: Kind | None, *, is_native: bool
+) -> tuple[Model, ModelIdentity]:
     config = read_config(folder)
-    model = _model_of_config(name, config, folder)
+    family = None if is_native else family_of_config(config)
+    if family is None:
+        model, registry_name = native_model(name, config, folder, kind, licence), ANY_ENCODER.name
+        note(
+            f"{name}: model_type {config.get('model_type')!r} runs through transformers itself, in padded batches: "
+            "the slow path."
+        )
+    else:
+        model = _model_of_config(name, family, config, folder, licence)
+        registry_name = name if name in models() else _template(family.name).name
     return model, ModelIdentity(
         name=name,
-        registry_name=_template(model.family).name if name not in models() else name,
+        registry_name=registry_name,
         source=source,
         revision=revision,
         folder=str(folder.resolve()),
         digest=digest_of_checkpoint(folder),
+        licence=licence,
     )
 
 
@@ -155,14 +195,18 @@ def download(repository: str, revision: str | None) -> Path:
     names = [sibling.rfilename for sibling in info.siblings or ()]
     has_safetensors = any(name.endswith(".safetensors") for name in names)
     weights = WEIGHT_PATTERNS if has_safetensors else FALLBACK_WEIGHT_PATTERNS
-    return Path(snapshot_download(repository, revision=info.sha, allow_patterns=[*weights, *SMALL_FILES]))
+    return Path(
+        snapshot_download(
+            repository, revision=info.sha, allow_patterns=[*weights, *SMALL_FILES, *TOKENISER_FILES, CARD]
+        )
+    )
 
 
 def copy_checkpoint(source: Path, target: Path) -> Path:
     """Copy a checkpoint's files to `target`, whole or not at all; nothing where that is there already."""
     if not target.is_dir():
         with whole_folder(target) as folder:
-            for path in [*weight_files(source), *(source / name for name in SMALL_FILES)]:
+            for path in [*weight_files(source), *(source / name for name in (*SMALL_FILES, *TOKENISER_FILES, CARD))]:
                 if path.is_file():
                     shutil.copyfile(path, folder / path.name)
     return target
@@ -185,7 +229,9 @@ def digest_of_checkpoint(folder: Path) -> str:
             f"{folder}: no weights (model.safetensors or pytorch_model.bin).",
             remedy="Give the folder of a whole checkpoint.",
         )
-    small = [folder / name for name in SMALL_FILES if (folder / name).is_file()]
+    is_ours = family_of_config(read_config(folder)) is not None
+    names = SMALL_FILES if is_ours else (*SMALL_FILES, *TOKENISER_FILES)
+    small = [folder / name for name in names if (folder / name).is_file()]
     lines = [f"{path.name} {sha256_of_file(path)}" for path in [*small, *weights]]
     return _digest_of_text("\n".join(lines))
 
@@ -206,13 +252,7 @@ def read_config(folder: Path) -> Mapping[str, object]:
     return config
 
 
-def _model_of_config(name: str, config: Mapping[str, object], folder: Path) -> Model:
-    family = family_of_config(config)
-    if family is None:
-        raise EnvironmentFault(
-            f"{folder}: model_type {config.get('model_type')!r} is of no family that is supported.",
-            remedy="See `hpc-embed models` for what is.",
-        )
+def _model_of_config(name: str, family: Family, config: Mapping[str, object], folder: Path, licence: str) -> Model:
     template, shape = _template(family.name), shape_of_config(family, config, folder)
     return replace(
         models().get(name, template),
@@ -221,6 +261,7 @@ def _model_of_config(name: str, config: Mapping[str, object], folder: Path) -> M
         shape=shape,
         max_residues=family.limit(config) or template.max_residues,
         hub=name if "/" in name else template.hub,
+        licence=licence,
     )
 
 

@@ -1,28 +1,16 @@
-"""The packed encoders behind the worker contract: weights found and checked, batches begun on the device, pooling."""
+"""The packed encoders of our families behind the worker contract."""
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from hpc_embed import __version__
-from hpc_embed.errors import EnvironmentFault
 from hpc_embed.families import FAMILIES
 from hpc_embed.families.family import Family, Shape
 from hpc_embed.registry import find_model
-from hpc_embed.run.identity import (
-    UNTRAINED_SEED,
-    copy_checkpoint,
-    digest_of_checkpoint,
-    read_config,
-    shape_of_config,
-    weight_files,
-)
-from hpc_embed.workers.base import BaseEmbeddingWorker, EmbeddedBatch, LoadedModel, Tokens
+from hpc_embed.run.identity import UNTRAINED_SEED, read_config, shape_of_config, weight_files
+from hpc_embed.workers.base import EmbeddedBatch, LoadedModel, Tokens
+from hpc_embed.workers.loaded import CheckpointWorker, LoadedOnDevice
 
 if TYPE_CHECKING:  # torch is imported inside a worker's process only
     import torch
@@ -32,10 +20,8 @@ if TYPE_CHECKING:  # torch is imported inside a worker's process only
     from hpc_embed.engine.references import Reference
     from hpc_embed.engine.tokens import Tokeniser
 
-TRIAL_WINDOW_TOKENS = 256
 
-
-class TransformerWorker(BaseEmbeddingWorker):
+class TransformerWorker(CheckpointWorker):
     """Runs the packed encoder of any family."""
 
     @property
@@ -95,56 +81,16 @@ class TransformerWorker(BaseEmbeddingWorker):
         device = find_device(device_id)
         precision = choose_precision(self.embedding.precision, device)
         if not self.identity.is_untrained:
-            self._check_weights()
+            self.check_weights()
         return _LoadedTransformer(self, self.make_encoder(device, precision), device, precision)
 
-    def folder(self) -> Path:
-        """Where the checkpoint is read from: where it was planned, or the node's own copy of it."""
-        planned = Path(self.identity.folder)
-        if self.weights_copy is None:
-            return planned
-        return copy_checkpoint(planned, Path(self.weights_copy) / f"hpc-embed-{self.identity.digest[:16]}")
 
-    def _check_weights(self) -> None:
-        if not weight_files(Path(self.identity.folder)):
-            raise EnvironmentFault(
-                f"{self.identity.folder}: the weights of {self.identity.name} are not there.",
-                remedy="Put them where this node sees them, and plan again.",
-            )
-        if digest_of_checkpoint(self.folder()) != self.identity.digest:
-            raise EnvironmentFault(
-                f"{self.folder()}: the weights are not those that were planned.",
-                remedy="Restore them, or plan into another --run-dir.",
-            )
-
-
-class _LoadedTransformer:
-    def __init__(
-        self,
-        worker: TransformerWorker,
-        encoder: Encoder,
-        device: torch.device,
-        precision: str,
-    ) -> None:
-        import torch
-
-        from hpc_embed.engine.device import describe, reset_peak
-
+class _LoadedTransformer(LoadedOnDevice):
+    def __init__(self, worker: TransformerWorker, encoder: Encoder, device: torch.device, precision: str) -> None:
+        super().__init__(device, precision, encoder.shape.hidden, {"attention": encoder.attention_name})
         self._embedding = worker.embedding
         self._encoder = encoder
         self._tokeniser = worker.make_tokeniser()
-        self._device = device
-        self.device = describe(device)
-        self.precision = precision
-        self.dimension = encoder.shape.hidden
-        self.versions = {
-            "hpc_embed": __version__,
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "torch": torch.__version__,
-            "attention": encoder.attention_name,
-        }
-        reset_peak(device)
 
     def tokenise(self, sequences: Sequence[bytes]) -> Sequence[Tokens]:
         return self._tokeniser(sequences)
@@ -159,28 +105,3 @@ class _LoadedTransformer:
         made = embed_windows(self._encoder, batch, pooling, layer, self._device, special)
         vectors_BD = to_host(made.vectors_BD)
         return lambda: EmbeddedBatch(vectors_BD(), made.num_tokens_B, num_tokens, made.num_computed_tokens)
-
-    def measure_token_budget(self) -> int:
-        from hpc_embed.engine.device import measure_token_budget
-
-        def run_tokens(num_tokens: int) -> None:
-            window = np.full(TRIAL_WINDOW_TOKENS, 5, dtype=np.uint8)
-            self.start([window] * (num_tokens // TRIAL_WINDOW_TOKENS))()
-
-        return measure_token_budget(run_tokens, self._device)
-
-    def is_out_of_memory(self, error: Exception) -> bool:
-        from hpc_embed.engine.device import is_out_of_memory
-
-        if not is_out_of_memory(error):
-            return False
-        if self._device.type == "cuda":
-            import torch
-
-            torch.cuda.empty_cache()
-        return True
-
-    def peak_memory_bytes(self) -> int:
-        from hpc_embed.engine.device import peak_bytes
-
-        return peak_bytes(self._device)
