@@ -19,6 +19,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_pa
 
 from hpc_embed import __version__
 from hpc_embed.config import (
+    ExportSettings,
     GatherSettings,
     OutputSettings,
     PlanSettings,
@@ -53,6 +54,8 @@ class Command:
         """The setting that arguments without a flag are for."""
         if PlanSettings in self.settings:
             return "fasta"
+        if ExportSettings in self.settings:
+            return "dataset"
         return "model" if VerifySettings in self.settings else None
 
 
@@ -78,6 +81,11 @@ COMMANDS = (
         (RunSettings, SubmitSettings, WorkSettings, GatherSettings, OutputSettings),
     ),
     Command("gather", "Check every output and write the dataset.", (RunSettings, GatherSettings, OutputSettings)),
+    Command(
+        "export",
+        "Write the dataset as NumPy, HDF5, safetensors, text or faiss.",
+        (ExportSettings, OutputSettings),
+    ),
     Command("status", "Tell how far a run is.", (RunSettings, StatusSettings, OutputSettings)),
     Command(
         "stage-model",
@@ -162,7 +170,7 @@ def run_command(command: Command, namespace: Namespace) -> int:
 def make_parser(command: Command) -> CommandParser:
     """The parser of one command, from its settings."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    positional = {"fasta": "[FASTA ...] ", "model": "[MODEL] ", None: ""}[command.positional]
+    positional = {"fasta": "[FASTA ...] ", "model": "[MODEL] ", "dataset": "[DATASET] ", None: ""}[command.positional]
     parser = CommandParser(
         prog=f"hpc-embed {command.name}",
         usage=f"%(prog)s {positional}[options]",
@@ -215,9 +223,9 @@ def _positional(parser: CommandParser, command: Command, given: list[str]) -> li
         return []
     if command.positional == "fasta":
         return [f"--fasta={json.dumps(given)}"]
-    if command.positional == "model" and len(given) == 1:
-        return [f"--model={given[0]}"]
-    taken = "no files" if command.positional is None else "one model"
+    if command.positional is not None and len(given) == 1:
+        return [f"--{command.positional}={given[0]}"]
+    taken = "no files" if command.positional is None else f"one {command.positional}"
     raise UsageError(
         f"{command.name} takes {taken}, and was given {' '.join(given)}.", remedy=f"See `{parser.prog} --help`."
     )

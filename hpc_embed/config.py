@@ -89,6 +89,22 @@ class GatherSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """What is exported, and how"""
+
+    dataset: str = "embed-run"
+    """A run folder, or the dataset in it; --dataset may be left out before it."""
+    to: Literal["npy", "h5", "safetensors", "tsv", "faiss"] = "npy"
+    """NumPy, HDF5 (one data set a record), safetensors, a table of text, or a faiss index."""
+    output: str | None = None
+    """The folder to write [default: embeddings-FORMAT]."""
+    numbers: Literal["dataset", "float32", "float16"] = "dataset"
+    """Numbers of the export; for float16 the largest rounding is told."""
+    column: str = "embedding"
+    """Which column, where the dataset has several."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskSettings:
     """Which shards"""
 
