@@ -214,7 +214,8 @@ def normalise(parser: CommandParser, command: Command, arguments: Sequence[str])
         elif equals or name in ("--help", "--print_config") or not waiting:
             normal.append(name + equals + value)
         else:
-            normal += [name, waiting.pop(0)]
+            value = waiting.pop(0)  # one such as -1,0 would be taken for a flag
+            normal += [f"{name}={value}"] if value.startswith("-") else [name, value]
     return [*normal, *_positional(parser, command, files)]
 
 

@@ -33,9 +33,11 @@ class PlanSettings:
     revision: str | None = None
     """Branch, tag or commit of a hub model; the plan pins the commit."""
     pooling: str = "default"
-    """mean, mean_with_special, cls, max, or per_token for a vector of each residue; default is the authors' own."""
-    layer: int = -1
-    """Layer whose hidden states are taken: 0 the embeddings, -1 the last."""
+    """mean, mean_with_special, cls, max, per_token for a vector of each residue, per_base for one of each base of
+    DNA; several with commas between give a column each; per_window leaves a record's windows apart, a row with its
+    start and stop for each; default is the authors' own."""
+    layer: int | str = -1
+    """Layer whose hidden states are taken: 0 the embeddings, -1 the last; several, as -1,18,0, give a column each."""
     precision: Precision = "auto"
     """auto: BF16 autocast on GPUs that have it, FP32 elsewhere."""
     on_long: LongPolicy = "window"

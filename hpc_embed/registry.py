@@ -23,8 +23,16 @@ ENTRY_POINT_GROUP = "hpc_embed.models"
 
 PER_TOKEN = "per_token"
 """No pooling: a vector for each token, special ones left out; for ESM-2 a token is a residue."""
+PER_BASE = "per_base"
+"""No pooling: each base has its token's vector."""
+PER_LETTER = (PER_TOKEN, PER_BASE)
+PER_WINDOW = "per_window"
+"""No joining: a record's windows are rows of their own, pooled by what stands beside it."""
 POOLINGS = ("mean", "mean_with_special", "cls", "max", PER_TOKEN)
 """The poolings that the transformer families share; see docs/vectors.md for what each covers."""
+
+WITH_SPECIAL = ("mean_with_special", "cls")
+"""Those that cover special tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +123,7 @@ def _dnabert(name: str, hub: str, reference: str) -> Model:
         dimension=768,
         max_residues=10_000,
         pooling="mean_with_special",
-        poolings=POOLINGS,
+        poolings=(*POOLINGS, PER_BASE),
         known_letters=DNA_LETTERS,
         shape=dnabert_shape(),
         num_parameters=117_068_544,
@@ -183,7 +191,7 @@ def _nucleotide(size: str, layers: int, hidden: int, parameters: int) -> Model:
         dimension=hidden,
         max_residues=12_000,
         pooling="mean",
-        poolings=POOLINGS,
+        poolings=(*POOLINGS, PER_BASE),
         known_letters=DNA_LETTERS + "N",
         shape=nucleotide_shape(layers, hidden),
         num_parameters=parameters,

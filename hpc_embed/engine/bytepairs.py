@@ -35,6 +35,12 @@ class BpeTokenizer:
         )
 
         self.special = Special(1, 1)
+        vocabulary: dict[str, int] = self._tokenizer.get_vocab()
+        self.letters_V = np.ones(max(vocabulary.values()) + 1, dtype=np.uint8)
+        for piece, token in vocabulary.items():
+            self.letters_V[token] = min(len(piece), 255)
+        self.letters_V[self.unknown] = 1  # each unknown letter is one token
+        self.letters_V[[self.cls, self.sep]] = 0
 
     @property
     def vocabulary_size(self) -> int:

@@ -8,7 +8,7 @@ BF16, their weights cast once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -53,15 +53,17 @@ class Encoder:
         """Use one of `attention_back_ends`, the first of which is the one at first."""
         self.attention_name, self._attend = name, make_attention(name, self.bias)
 
-    @torch.inference_mode()
     def __call__(self, batch: PackedBatch, layer: int) -> Tensor:
         """Hidden states [T, D] in float32 after `layer` layers, 0 for the embeddings; with the final norm after
         the last, where the family has one."""
+        return self.states(batch, [layer])[layer]
+
+    @torch.inference_mode()
+    def states(self, batch: PackedBatch, layers: Sequence[int]) -> dict[int, Tensor]:
+        """Those after each of `layers`, of one pass; each is what a pass up to that layer gives, bit for bit."""
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._dtype == torch.bfloat16):
-            states = self._pre_norm if self.family.block == "pre_norm" else self._post_norm
-            for hidden_TD in states(batch, layer):  # noqa: B007
-                pass
-            return hidden_TD
+            run = self._pre_norm if self.family.block == "pre_norm" else self._post_norm
+            return {layer: x_TD for layer, x_TD in enumerate(run(batch, max(layers))) if layer in layers}
 
     def _pre_norm(self, batch: PackedBatch, num_layers: int) -> Iterator[Tensor]:
         """x + attention(norm(x)), then x + feed_forward(norm(x)): the states after 0, 1, … layers."""

@@ -31,6 +31,9 @@ class KmerTokeniser:
             self._id_of_letter[ord(letter)] = ids[letter]
         self._code_of_letter[np.frombuffer(BASES.encode(), dtype=np.uint8)] = np.arange(len(BASES))
         self.special = Special(1, 0)
+        self.letters_V = np.ones(max(ids.values()) + 1, dtype=np.uint8)
+        self.letters_V[self._id_of_word] = kmers.k
+        self.letters_V[self._front] = 0
 
     def __call__(self, sequences: Sequence[bytes]) -> list[NDArray[np.uint16]]:
         """Front and words of each sequence."""

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hpc_embed.engine.batches import make_batch
+from hpc_embed.engine.embedding import behind
 from hpc_embed.engine.pooling import pool
 from hpc_embed.engine.transfers import to_device
 from hpc_embed.errors import EnvironmentFault
 from hpc_embed.families.family import Special
-from hpc_embed.registry import PER_TOKEN
+from hpc_embed.registry import PER_TOKEN, WITH_SPECIAL
+from hpc_embed.run.outputs import Outputs
 
-WITH_SPECIAL = ("mean_with_special", "cls")
 SHORTEST_SHARE = 0.8
 """A window shorter than this share of its batch's longest one begins a batch of its own."""
 PROBES = ("MKTAYIAKQRQISFVKSHFSRQ", "ACGTTGCAACGTACGTTAGCCA")
@@ -45,42 +46,52 @@ class NativeEncoder:
         self._positions = getattr(self._model.config, "max_position_embeddings", None)
         self.hidden: int = self._model.config.hidden_size
 
-    def embed(self, windows: Sequence[NDArray[np.integer]], pooling: str, layer: int) -> Padded:
-        """One vector per window, or for `per_token` one for each of its tokens that is not special."""
-        made = [self._embed(chunk, pooling, layer) for chunk in chunks(windows)]
+    def embed(self, windows: Sequence[NDArray[np.integer]], outputs: Outputs) -> Padded:
+        """Every output of one pass, rows as run/outputs.py lays them out."""
+        made = [self._embed(chunk, outputs) for chunk in chunks(windows)]
         return Padded(
-            torch.cat([vectors_BD for vectors_BD, _ in made]),
+            torch.cat([vectors_RD for vectors_RD, _ in made]),
             np.concatenate([num_tokens_B for _, num_tokens_B in made]),
             sum(len(chunk) * max(map(len, chunk)) for chunk in chunks(windows)),
         )
 
     @torch.inference_mode()
-    def _embed(
-        self, windows: Sequence[NDArray[np.integer]], pooling: str, layer: int
-    ) -> tuple[Tensor, NDArray[np.int32]]:
+    def _embed(self, windows: Sequence[NDArray[np.integer]], outputs: Outputs) -> tuple[Tensor, NDArray[np.int32]]:
         longest = max(map(len, windows))
         tokens_BN = np.zeros((len(windows), longest), dtype=np.int64)
-        mask_BN, keep_BN = np.zeros_like(tokens_BN), np.zeros_like(tokens_BN, dtype=bool)
+        is_real_BN, is_letter_BN = (np.zeros_like(tokens_BN, dtype=bool) for _ in range(2))
         for row, window in enumerate(windows):
             tokens_BN[row, : len(window)] = unmarked(window)
-            mask_BN[row, : len(window)] = 1
-            keep_BN[row, : len(window)] = (window >= 0) | (pooling in WITH_SPECIAL)
-        has_none_B = ~keep_BN.any(axis=1)
-        if pooling != PER_TOKEN:
-            keep_BN[has_none_B, 0] = True  # a window of special tokens alone; its vector is zero for the mean
-        hidden_BND = self._run(to_device(tokens_BN, self._device), to_device(mask_BN, self._device), layer)
-        kept_TD = hidden_BND[to_device(keep_BN, self._device)]
+            is_real_BN[row, : len(window)] = True
+            is_letter_BN[row, : len(window)] = window >= 0
+        mask_BN = is_real_BN.astype(np.int64)
+        states = self._run(to_device(tokens_BN, self._device), to_device(mask_BN, self._device), outputs.layers)
+
+        def pooled(pooling: str) -> tuple[Tensor, NDArray[np.int32]]:
+            keep_BN = is_real_BN if pooling in WITH_SPECIAL else is_letter_BN
+            made = [self._pool(pooling, hidden_BND, keep_BN) for hidden_BND in states]
+            return torch.cat([vectors_RD for vectors_RD, _ in made], dim=1), made[0][1]
+
+        made = {pooling: pooled(pooling) for pooling in outputs.poolings}
+        counted = [name for name in outputs.poolings if outputs.counts_special or name not in WITH_SPECIAL]
+        num_tokens_B, vectors = made[outputs.per_letter or counted[0]][1], [made[name][0] for name in outputs.pooled]
+        if outputs.per_letter is None:
+            return torch.cat(vectors, dim=1), num_tokens_B
+        return behind(made[outputs.per_letter][0], num_tokens_B, vectors), num_tokens_B
+
+    def _pool(self, pooling: str, hidden_BND: Tensor, keep_BN: NDArray[np.bool_]) -> tuple[Tensor, NDArray[np.int32]]:
+        """The poolings of packed rows serve: what is kept lies packed, and none of it is special."""
         rows_B = keep_BN.sum(axis=1)
         if pooling == PER_TOKEN:
-            return kept_TD.float(), rows_B.astype(np.int32)
-        # what is kept lies packed now, so that the poolings of packed rows serve, none of them special
-        batch = make_batch([np.zeros(rows, dtype=np.int32) for rows in rows_B], self._device, NOTHING)
-        vectors_BD, num_tokens_B = pool(pooling, kept_TD.float(), batch)
-        if pooling not in WITH_SPECIAL:
-            vectors_BD[torch.from_numpy(has_none_B).to(self._device)] = 0.0
-        return vectors_BD, num_tokens_B
+            return hidden_BND[to_device(keep_BN, self._device)].float(), rows_B.astype(np.int32)
+        has_none_B = rows_B == 0  # a window of special tokens alone: its vector is zero
+        keep_BN = keep_BN | (has_none_B[:, None] & (np.arange(keep_BN.shape[1]) == 0))
+        kept_TD = hidden_BND[to_device(keep_BN, self._device)].float()
+        batch = make_batch([np.zeros(max(rows, 1), dtype=np.int32) for rows in rows_B], self._device, NOTHING)
+        vectors_BD, num_tokens_B = pool(pooling, kept_TD, batch)
+        return vectors_BD.masked_fill(to_device(has_none_B, self._device)[:, None], 0.0), num_tokens_B
 
-    def _run(self, tokens_BN: Tensor, mask_BN: Tensor, layer: int) -> Tensor:
+    def _run(self, tokens_BN: Tensor, mask_BN: Tensor, layers: Sequence[int]) -> list[Tensor]:
         if self._positions is not None and tokens_BN.shape[1] > self._positions and self._has_table():
             raise EnvironmentFault(
                 f"a window has {tokens_BN.shape[1]} tokens, the model positions for {self._positions}.",
@@ -88,8 +99,8 @@ class NativeEncoder:
             )
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._is_bf16):
             out = self._model(input_ids=tokens_BN, attention_mask=mask_BN, output_hidden_states=True)
-        hidden_BND: Tensor = out.hidden_states[layer] if layer < len(out.hidden_states) - 1 else out.last_hidden_state
-        return hidden_BND
+        last = len(out.hidden_states) - 1
+        return [out.last_hidden_state if layer == last else out.hidden_states[layer] for layer in layers]
 
     def _has_table(self) -> bool:
         return any("position_embedding" in name for name, _ in self._model.named_parameters())

@@ -15,14 +15,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hpc_embed.engine.batches import PackedBatch
-from hpc_embed.registry import PER_TOKEN
+from hpc_embed.engine.transfers import to_device
+from hpc_embed.registry import PER_BASE, PER_TOKEN
 
 
-def pool(name: str, hidden_TD: Tensor, batch: PackedBatch) -> tuple[Tensor, NDArray[np.int32]]:
+def pool(
+    name: str, hidden_TD: Tensor, batch: PackedBatch, letters_T: NDArray[np.uint8] | None = None
+) -> tuple[Tensor, NDArray[np.int32]]:
     """Vectors [B, D] in float32, and the number of tokens [B] that each was pooled from, on the host.
 
-    For `per_token` there are as many vectors of each window as it has such tokens, side by side.
+    For `per_token` there are as many vectors of each window as it has such tokens, side by side; for `per_base` as
+    many as these stand for letters, by `letters_T`.
     """
+    if name == PER_BASE:
+        assert letters_T is not None
+        return per_base(hidden_TD.float(), batch, letters_T)
     lengths_B = (batch.starts_B1[1:] - batch.starts_B1[:-1]).long()
     num_tokens_B = np.array(batch.lengths, dtype=np.int32)
     if name in WITHOUT_SPECIAL:
@@ -59,6 +66,16 @@ def per_token(hidden_TD: Tensor, batch: PackedBatch, lengths_B: Tensor) -> Tenso
     window_of_row_R = windows_B.repeat_interleave(kept_B, output_size=num_kept)
     row_in_window_R = torch.arange(num_kept, device=hidden_TD.device) - (kept_B.cumsum(0) - kept_B)[window_of_row_R]
     return hidden_TD[batch.starts_B1[window_of_row_R] + batch.special.front + row_in_window_R]
+
+
+def per_base(hidden_TD: Tensor, batch: PackedBatch, letters_T: NDArray[np.uint8]) -> tuple[Tensor, NDArray[np.int32]]:
+    """Each base by itself: its token's row, as often as that token has letters; special ones have none."""
+    lengths_B = np.array(batch.lengths, dtype=np.int64)
+    starts_B = np.cumsum(lengths_B) - lengths_B
+    num_letters_B = np.add.reduceat(letters_T.astype(np.int64), starts_B)
+    repeats_T = to_device(letters_T.astype(np.int64), hidden_TD.device)
+    rows_RD = hidden_TD.repeat_interleave(repeats_T, dim=0, output_size=int(num_letters_B.sum()))
+    return rows_RD, num_letters_B.astype(np.int32)
 
 
 POOLINGS: dict[str, Callable[[Tensor, PackedBatch, Tensor], Tensor]] = {

@@ -26,6 +26,8 @@ class Tokeniser(Protocol):
 
     special: Special
     """Tokens at either end of each window that stand for no residue."""
+    letters_V: NDArray[np.uint8]
+    """How many letters each token stands for, none for a special one."""
 
     def __call__(self, sequences: Sequence[bytes]) -> Sequence[NDArray[np.integer]]:
         """The tokens of each sequence, special ones included."""
@@ -40,6 +42,8 @@ class ByteTable:
         for letter, token in ids.items():
             self._table[ord(letter)] = token
         self._front, self._back = front, back
+        self.letters_V = np.ones(largest + 1, dtype=np.uint8)
+        self.letters_V[[*front, *back]] = 0
         self.special = Special(len(front), len(back))
 
     def __call__(self, sequences: Sequence[bytes]) -> list[NDArray[np.integer]]:

@@ -13,7 +13,7 @@ from hpc_embed.config import GatherSettings
 from hpc_embed.errors import Incomplete
 from hpc_embed.progress import counting, note
 from hpc_embed.results.checks import WindowVectors, collect, room_for_vectors
-from hpc_embed.results.dataset import dataset_schema, write_parts
+from hpc_embed.results.dataset import Arrangement, dataset_schema, write_parts
 from hpc_embed.run.files import remove_leftovers, whole_folder, write_json
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.plan import Plan
@@ -55,10 +55,9 @@ def gather(plan: Plan, layout: RunLayout, settings: GatherSettings) -> Gathered:
             return found._replace(seconds=time.monotonic() - started)
         layout.dataset_facts.unlink(missing_ok=True)
         with whole_folder(layout.dataset) as folder:
-            schema = dataset_schema(plan.dimension, settings.dtype, facts, is_per_token=windows.is_per_token)
-            statuses = write_parts(
-                folder, layout.records, windows, plan.embedding.pooling, schema, settings.part_mebibytes
-            )
+            how = Arrangement(plan.embedding.outputs, plan.num_special_tokens, plan.embedding.max_residues)
+            schema = dataset_schema(plan.dimension, settings.dtype, facts, how.outputs)
+            statuses = write_parts(folder, layout.records, windows, how, schema, settings.part_mebibytes)
             _prove(plan, dict(statuses))
         content = {**facts, "num_records": statuses.total(), "statuses": dict(sorted(statuses.items()))}
         write_json(layout.dataset_facts, content)
@@ -81,7 +80,7 @@ def _facts(plan: Plan, windows: WindowVectors, settings: GatherSettings) -> dict
         )
     versions = sorted({f"{name} {version}" for m in windows.markers for name, version in m.facts.versions.items()})
     digest = hashlib.sha256("\n".join(marker.sha256 for marker in windows.markers).encode("ascii"))
-    return {
+    facts = {
         "model": plan.model.name,
         "untrained": plan.model.is_untrained,
         "model_source": plan.model.source,
@@ -91,7 +90,8 @@ def _facts(plan: Plan, windows: WindowVectors, settings: GatherSettings) -> dict
         "pooling": plan.embedding.pooling,
         "layer": plan.embedding.layer,
         "precision": ",".join(precisions),
-        "dimension": plan.dimension,
+        "dimension": plan.dimension // plan.embedding.outputs.width,
+        "columns": [output.name for output in plan.embedding.outputs.columns],
         "dtype": settings.dtype,
         "fingerprint": plan.fingerprint,
         "embedding": asdict(plan.embedding),
@@ -100,6 +100,8 @@ def _facts(plan: Plan, windows: WindowVectors, settings: GatherSettings) -> dict
         "gathered_by": f"hpc_embed {__version__}",
         "outputs_digest": digest.hexdigest(),
     }
+    plain: dict[str, object] = json.loads(json.dumps(facts))  # as it is read back
+    return plain
 
 
 def _existing(layout: RunLayout, facts: dict[str, object]) -> Gathered | None:

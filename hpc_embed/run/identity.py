@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hpc_embed.errors import EnvironmentFault, UsageError
 from hpc_embed.families import family_of_config
-from hpc_embed.families.family import Family, NoSuchDimension, Shape
+from hpc_embed.families.family import Family, NoSuchDimension, Pieces, Shape
 from hpc_embed.progress import note
 from hpc_embed.registry import (
     ANY_ENCODER,
@@ -260,9 +260,17 @@ def _model_of_config(name: str, family: Family, config: Mapping[str, object], fo
         dimension=shape.hidden,
         shape=shape,
         max_residues=family.limit(config) or template.max_residues,
+        num_special_tokens=_num_special_tokens(family, shape, template),
         hub=name if "/" in name else template.hub,
         licence=licence,
     )
+
+
+def _num_special_tokens(family: Family, shape: Shape, template: Model) -> int:
+    """Those of the family, but where the vocabulary says whether there is one in front."""
+    if isinstance(family.tokens, Pieces) and family.tokens.front:
+        return 2 if shape.vocabulary > family.tokens.front_id else 1
+    return template.num_special_tokens
 
 
 def _template(family: str) -> Model:

@@ -34,17 +34,17 @@ class _LoadedNative(LoadedOnDevice):
 
         from hpc_embed.engine.padded import NativeEncoder, NativeTokeniser
 
-        self._embedding = worker.embedding
+        self._outputs = worker.embedding.outputs
         self.tokenise: Callable[[Sequence[bytes]], Sequence[Tokens]] = NativeTokeniser(worker.folder())
         self._encoder = NativeEncoder(worker.folder(), device, precision)
         versions = {"transformers": transformers.__version__, "attention": "transformers"}
-        super().__init__(device, precision, self._encoder.hidden, versions)
+        super().__init__(device, precision, self._encoder.hidden * self._outputs.width, versions)
 
     def start(self, batch: Sequence[Tokens]) -> Callable[[], EmbeddedBatch]:
         """Queue the batch on the device, and the copy of its vectors behind it."""
         from hpc_embed.engine.transfers import to_host
 
         num_tokens = sum(map(len, batch))
-        made = self._encoder.embed(batch, self._embedding.pooling, self._embedding.layer)
+        made = self._encoder.embed(batch, self._outputs)
         vectors_BD = to_host(made.vectors_BD)
         return lambda: EmbeddedBatch(vectors_BD(), made.num_tokens_B, num_tokens, made.num_computed_tokens)

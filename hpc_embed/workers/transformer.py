@@ -87,8 +87,9 @@ class TransformerWorker(CheckpointWorker):
 
 class _LoadedTransformer(LoadedOnDevice):
     def __init__(self, worker: TransformerWorker, encoder: Encoder, device: torch.device, precision: str) -> None:
-        super().__init__(device, precision, encoder.shape.hidden, {"attention": encoder.attention_name})
-        self._embedding = worker.embedding
+        self._outputs = worker.embedding.outputs
+        dimension = encoder.shape.hidden * self._outputs.width
+        super().__init__(device, precision, dimension, {"attention": encoder.attention_name})
         self._encoder = encoder
         self._tokeniser = worker.make_tokeniser()
 
@@ -97,11 +98,11 @@ class _LoadedTransformer(LoadedOnDevice):
 
     def start(self, batch: Sequence[Tokens]) -> Callable[[], EmbeddedBatch]:
         """Queue the batch on the device, and the copy of its vectors behind it."""
-        from hpc_embed.engine.embedding import embed_windows
+        from hpc_embed.engine.embedding import embed_outputs
         from hpc_embed.engine.transfers import to_host
 
         num_tokens = sum(map(len, batch))
-        pooling, layer, special = self._embedding.pooling, self._embedding.layer, self._tokeniser.special
-        made = embed_windows(self._encoder, batch, pooling, layer, self._device, special)
+        tokeniser = self._tokeniser
+        made = embed_outputs(self._encoder, batch, self._outputs, self._device, tokeniser.special, tokeniser.letters_V)
         vectors_BD = to_host(made.vectors_BD)
         return lambda: EmbeddedBatch(vectors_BD(), made.num_tokens_B, num_tokens, made.num_computed_tokens)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hpc_embed.engine.batches import make_batch
 from hpc_embed.engine.device import describe, find_device, has_bf16
-from hpc_embed.engine.embedding import embed_windows
+from hpc_embed.engine.embedding import embed_outputs
 from hpc_embed.engine.pooling import pool
 from hpc_embed.errors import UsageError
 from hpc_embed.families.family import Special
@@ -79,8 +79,7 @@ def verify(worker: TransformerWorker, wanted: str, kind: Kind) -> tuple[str, lis
         encoder = worker.make_encoder(device, precision)
         for name in encoder.attention_back_ends:
             encoder.use_attention(name)
-            pooling, layer = worker.embedding.pooling, worker.embedding.layer
-            made = embed_windows(encoder, tokens, pooling, layer, device, tokeniser.special)
+            made = embed_outputs(encoder, tokens, worker.embedding.outputs, device, tokeniser.special)
             found.append(_agreement(precision, name, made.vectors_BD.cpu(), expected_BD))
     return describe(device), found
 
@@ -101,8 +100,9 @@ def _reference_vectors(
     vectors = []
     for window in windows:
         batch = make_batch([window], device, special)
-        (hidden_ND,) = reference(batch.tokens_T[None], NO_PADDING, worker.embedding.layer)
-        vectors.append(pool(worker.embedding.pooling, hidden_ND, batch)[0][0].cpu())
+        (output,) = worker.embedding.outputs.columns
+        (hidden_ND,) = reference(batch.tokens_T[None], NO_PADDING, output.layer)
+        vectors.append(pool(output.pooling, hidden_ND, batch)[0][0].cpu())
     return torch.stack(vectors)
 
 

@@ -13,7 +13,7 @@ from torch.nn.functional import gelu, layer_norm
 from hpc_embed.engine import chains, dense
 from hpc_embed.engine.batches import make_batch
 from hpc_embed.engine.chains import fused
-from hpc_embed.engine.embedding import Encoder
+from hpc_embed.engine.encoder import Encoder
 from hpc_embed.families.dnabert import DNABERT, dnabert_shape
 from tests.engine.references import CPU, TINY, encoder_of, esm2_encoder, random_tokens
 

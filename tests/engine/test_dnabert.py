@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from hpc_embed.engine.batches import make_batch
 from hpc_embed.engine.biases import alibi_slopes
 from hpc_embed.engine.bytepairs import BpeTokenizer, untrained_bpe_json
-from hpc_embed.engine.embedding import Encoder, embed_windows
+from hpc_embed.engine.embedding import embed_windows
+from hpc_embed.engine.encoder import Encoder
 from hpc_embed.engine.pooling import pool
 from hpc_embed.engine.references import dnabert_reference
 from hpc_embed.engine.weights import random_weights

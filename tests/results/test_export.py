@@ -15,8 +15,9 @@ import pytest
 from numpy.typing import NDArray
 
 from hpc_embed.errors import BadInput, EnvironmentFault, RunConflict, UsageError
-from hpc_embed.results.dataset import Rows, _embedding, dataset_schema
+from hpc_embed.results.dataset import Vectors, dataset_schema, embedding_column
 from hpc_embed.results.export import Rounding, export
+from hpc_embed.run.outputs import outputs_of
 from tests.conftest import Run
 
 DIMENSION = 5
@@ -39,7 +40,7 @@ class Written(NamedTuple):
 def write_dataset(folder: Path, *, is_per_token: bool = False, scale: float = 1.0) -> Written:
     """Two parts of small row groups, as gather writes them."""
     draw = np.random.default_rng(0)
-    schema = dataset_schema(DIMENSION, "float32", {}, is_per_token=is_per_token)
+    schema = dataset_schema(DIMENSION, "float32", {}, outputs_of("per_token" if is_per_token else "mean", 6))
     vectors: list[NDArray[np.float32] | None] = [
         None
         if at in MISSING
@@ -54,7 +55,7 @@ def write_dataset(folder: Path, *, is_per_token: bool = False, scale: float = 1.
         columns = [
             pa.array(range(start, stop)),
             pa.array(IDS[start:stop]),
-            _embedding(Rows(held, num_rows_N, num_rows_N, {}), schema),
+            embedding_column(Vectors(held, num_rows_N), schema),
             pa.array([10] * len(chosen)),
             pa.array(num_rows_N),
             pa.array([1] * len(chosen), pa.int32()),
