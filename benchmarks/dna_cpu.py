@@ -17,9 +17,11 @@ import torch
 
 from benchmarks import measuring
 from benchmarks.measuring import Answer, Figure, Measured, Table, Way, Windows
-from hpc_embed.engine.dnabert import DnaBert, DnaBertShape, random_weights
+from hpc_embed.engine.bytepairs import BpeTokenizer, untrained_bpe_json
+from hpc_embed.engine.encoder import Encoder
 from hpc_embed.engine.references import dnabert_reference
-from hpc_embed.engine.tokens import BpeTokenizer, untrained_bpe_json
+from hpc_embed.engine.weights import random_weights
+from hpc_embed.families.dnabert import DNABERT, dnabert_shape
 from hpc_embed.planning.cost import cost_of, flops
 from hpc_embed.registry import find_model
 from hpc_embed.sequences.fasta import read_fasta
@@ -46,7 +48,7 @@ def contigs(fasta: Path, tokenizer: BpeTokenizer, num_records: int) -> Windows:
     generator = np.random.default_rng(0)
     lengths = np.clip(generator.lognormal(np.log(MEDIAN), 0.8, num_records), SHORTEST, LONGEST).astype(int)
     starts = generator.integers(0, len(genome) - lengths)
-    return tokenizer.tokens(
+    return tokenizer(
         [genome[start : start + length] for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)]
     )
 
@@ -94,10 +96,10 @@ def run_way(name: str, windows: Windows) -> Measured:
 
 
 def _way(name: str) -> Way:
-    shape = DnaBertShape()
-    tensors = random_weights(shape, seed=0)
+    shape = dnabert_shape()
+    tensors = random_weights(DNABERT, shape, seed=0)
     if name in OURS:
-        encoder = DnaBert(shape, tensors, source="benchmark", device=CPU, precision=OURS[name])
+        encoder = Encoder(DNABERT, shape, tensors, source="benchmark", device=CPU, precision=OURS[name])
         return measuring.packed(encoder, "mean_with_special", shape.num_layers, TOKEN_BUDGET, CPU)
     dense = dnabert_reference(shape, tensors, CPU)
     return measuring.padded(dense, PAD, shape.num_layers, DENSE[name], cut=0)

@@ -30,16 +30,18 @@ import torch
 
 from benchmarks import measuring
 from benchmarks.measuring import Answer, Figure, Table, Windows
-from hpc_embed.engine import dnabert, esm2
 from hpc_embed.engine.chains import can_compile
 from hpc_embed.engine.device import measure_token_budget, peak_bytes, reset_peak
 from hpc_embed.engine.embedding import Encoder, embed_windows
+from hpc_embed.engine.encoder import Encoder as PackedEncoder
 from hpc_embed.engine.packing import pack
-from hpc_embed.engine.references import Reference, dnabert_reference, esm2_reference
+from hpc_embed.engine.references import REFERENCES, Reference, esm2_reference
 from hpc_embed.engine.transfers import to_host
+from hpc_embed.engine.weights import random_weights
+from hpc_embed.families import FAMILIES
+from hpc_embed.families.family import Shape
 from hpc_embed.planning.cost import cost_of, flops
 from hpc_embed.registry import Model, find_model
-from hpc_embed.workers.esm2 import published_shape
 
 MODELS = ("esm2_t6_8M", "esm2_t12_35M", "esm2_t30_150M", "esm2_t33_650M", "esm2_t36_3B", "dnabert_s")
 SMALL_MODELS = ("esm2_t6_8M", "esm2_t12_35M", "dnabert_s")
@@ -91,12 +93,12 @@ def _parity(names: list[str], device: torch.device) -> Table:
     for name in names:
         model = find_model(name)
         windows = random_windows(model, PARITY_LENGTHS)
-        shape, tensors = shape_and_tensors(model, device)
-        reference, cut = reference_of(shape, tensors, device), 1 if model.pooling == "mean" else 0
+        _, tensors = shape_and_tensors(model, device)
+        reference, cut = reference_of(model, tensors, device), 1 if model.pooling == "mean" else 0
         expected = measuring.padded(reference, -1, model.num_layers, measuring.in_file_order(1), cut)
         vectors, _ = expected(windows)
         for precision in ("fp32", "bf16"):
-            encoder = encoder_of(shape, tensors, device, precision)
+            encoder = encoder_of(model, tensors, device, precision)
             for back_end in encoder.attention_back_ends:
                 encoder.use_attention(back_end)
                 ours, _ = measuring.packed(encoder, model.pooling, model.num_layers, 1 << 20, device)(windows)
@@ -115,15 +117,15 @@ def _parity(names: list[str], device: torch.device) -> Table:
 def time_model(model: Model, windows: Windows, device: torch.device, seconds: float) -> Iterator[tuple[str, Timed]]:
     """Ours with every back end, then transformers' two usual ways."""
     shape, tensors = shape_and_tensors(model, device)
-    encoder = encoder_of(shape, tensors, device, "bf16")
+    encoder = encoder_of(model, tensors, device, "bf16")
     for back_end in encoder.attention_back_ends:
         encoder.use_attention(back_end)
         budget = measure_token_budget(partial(_run_trial, encoder, model, device), device)
         yield f"hpc-embed, {back_end}, {budget:,} tokens", _time_ours(encoder, model, windows, budget, device, seconds)
     del encoder
     _free(device)
-    if isinstance(shape, esm2.Esm2Shape):
-        theirs = esm2_reference((shape, tensors), device, torch.bfloat16)
+    if model.family == "esm2":
+        theirs = esm2_reference(shape, tensors, device, torch.bfloat16)
         del tensors
         for way, batches in (
             ("transformers BF16, sorted, 16,384 tokens", measuring.sorted_by_length(16_384)),
@@ -285,37 +287,23 @@ def random_windows(model: Model, lengths: list[int]) -> Windows:
     return [generator.integers(4, high, length).astype(np.uint16) for length in lengths]
 
 
-def shape_and_tensors(
-    model: Model, device: torch.device
-) -> tuple[esm2.Esm2Shape | dnabert.DnaBertShape, dict[str, torch.Tensor]]:
+def shape_and_tensors(model: Model, device: torch.device) -> tuple[Shape, dict[str, torch.Tensor]]:
     """Random weights, drawn on the device."""
-    if model.family == "esm2":
-        shape = esm2.Esm2Shape(**published_shape(model))
-        return shape, esm2.random_weights(shape, 0, device.type)
-    return dnabert.DnaBertShape(), dnabert.random_weights(dnabert.DnaBertShape(), 0, device.type)
+    assert model.shape is not None
+    return model.shape, random_weights(FAMILIES[model.family], model.shape, 0, device.type)
 
 
-def encoder_of(
-    shape: esm2.Esm2Shape | dnabert.DnaBertShape,
-    tensors: dict[str, torch.Tensor],
-    device: torch.device,
-    precision: str,
-) -> Encoder:
+def encoder_of(model: Model, tensors: dict[str, torch.Tensor], device: torch.device, precision: str) -> Encoder:
     """Ours."""
-    if isinstance(shape, esm2.Esm2Shape):
-        return esm2.Esm2(shape, tensors, source="benchmark", device=device, precision=precision)
-    return dnabert.DnaBert(shape, tensors, source="benchmark", device=device, precision=precision)
+    assert model.shape is not None
+    family = FAMILIES[model.family]
+    return PackedEncoder(family, model.shape, tensors, source="benchmark", device=device, precision=precision)
 
 
-def reference_of(
-    shape: esm2.Esm2Shape | dnabert.DnaBertShape, tensors: dict[str, torch.Tensor], device: torch.device
-) -> Reference:
+def reference_of(model: Model, tensors: dict[str, torch.Tensor], device: torch.device) -> Reference:
     """The reference implementation, its tokens taken from the host and its states brought back."""
-    reference = (
-        esm2_reference((shape, tensors), device)
-        if isinstance(shape, esm2.Esm2Shape)
-        else dnabert_reference(shape, tensors, device)
-    )
+    assert model.shape is not None
+    reference = REFERENCES[model.family](model.shape, tensors, device)
     return lambda tokens, padding, layer: reference(tokens.to(device), padding, layer).cpu()
 
 

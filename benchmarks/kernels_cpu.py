@@ -62,7 +62,7 @@ def attention_rates(precision: str, head_dim: int) -> tuple[float, float]:
     qkv = torch.randn(sum(LENGTHS), 3, NUM_HEADS, head_dim).to(PRECISIONS[precision])
     batch = make_batch([np.zeros(length, dtype=np.uint8) for length in LENGTHS], CPU)
     num_flops = sum(4 * length**2 for length in LENGTHS) * NUM_HEADS * head_dim
-    names = (available_back_ends(CPU, head_dim, qkv.dtype, has_alibi=False)[0], "sdpa")
+    names = (available_back_ends(CPU, head_dim, qkv.dtype)[0], "sdpa")
     ours, theirs = (make_attention(name) for name in names)
     return _rates(num_flops, lambda: ours(qkv, None, batch), lambda: theirs(qkv, None, batch))
 

@@ -22,14 +22,17 @@ from torch import Tensor
 
 from benchmarks import measuring
 from benchmarks.measuring import Answer, Figure, Measured, Table, Way, Windows
-from hpc_embed.engine.esm2 import Esm2, Esm2Shape, random_weights
+from hpc_embed.engine.encoder import Encoder
 from hpc_embed.engine.references import Reference, esm2_reference
-from hpc_embed.engine.tokens import PAD, esm2_tokens
+from hpc_embed.engine.tokens import residue_table
+from hpc_embed.engine.weights import random_weights
+from hpc_embed.families.esm2 import ESM2, RESIDUES, VOCABULARY
+from hpc_embed.families.family import Shape
 from hpc_embed.planning.cost import cost_of, flops
 from hpc_embed.registry import find_model
 from hpc_embed.sequences.fasta import read_fasta
-from hpc_embed.workers.esm2 import published_shape
 
+PAD = VOCABULARY.index("<pad>")
 CPU = torch.device("cpu")
 LONGEST = 1022
 TOKEN_BUDGET = 4096
@@ -66,7 +69,7 @@ def proteins(fasta: Path, num_records: int) -> Windows:
     """Tokens of evenly spaced records in file order, those beyond the limit cut as most peers cut them."""
     records = [record.sequence.upper()[:LONGEST] for record in read_fasta(str(fasta))]
     places = np.linspace(0, len(records) - 1, num_records).astype(int)
-    return esm2_tokens([records[place] for place in places])
+    return residue_table(RESIDUES)([records[place] for place in places])
 
 
 def answer(fasta: Path, model: str, num_records: int, seconds: float = measuring.SECONDS) -> Answer:
@@ -127,14 +130,20 @@ def _row(
 
 def run_way(name: str, model: str, windows: Windows, seconds: float = measuring.SECONDS) -> Measured:
     """One way, in this process."""
-    shape = Esm2Shape(**published_shape(find_model(model)))
-    way = _way(name.removesuffix(" (again)"), shape, random_weights(shape, seed=0))
+    shape = _shape(model)
+    way = _way(name.removesuffix(" (again)"), shape, random_weights(ESM2, shape, seed=0))
     return measuring.measure(way, windows, seconds)
 
 
-def _way(name: str, shape: Esm2Shape, tensors: dict[str, Tensor]) -> Way:
+def _shape(model: str) -> Shape:
+    shape = find_model(model).shape
+    assert shape is not None
+    return shape
+
+
+def _way(name: str, shape: Shape, tensors: dict[str, Tensor]) -> Way:
     if name in OURS:
-        encoder = Esm2(shape, tensors, source="benchmark", device=CPU, precision=OURS[name])
+        encoder = Encoder(ESM2, shape, tensors, source="benchmark", device=CPU, precision=OURS[name])
         return measuring.packed(encoder, "mean", shape.num_layers, TOKEN_BUDGET, CPU)
     if name == FAIR:
         return measuring.padded(_fair_esm(shape), PAD, shape.num_layers, measuring.sorted_by_length(4096), cut=1)
@@ -144,11 +153,11 @@ def _way(name: str, shape: Esm2Shape, tensors: dict[str, Tensor]) -> Way:
         ONE: measuring.in_file_order(1),
     }.get(name, measuring.sorted_by_length(1024))
     dtype = torch.bfloat16 if "BF16" in name else torch.float32
-    theirs = esm2_reference((shape, tensors), CPU, dtype)
+    theirs = esm2_reference(shape, tensors, CPU, dtype)
     return measuring.padded(theirs, PAD, shape.num_layers, batches, cut=1)
 
 
-def _fair_esm(shape: Esm2Shape) -> Reference:
+def _fair_esm(shape: Shape) -> Reference:
     """The authors' model; its weights stay its own, since only its speed is looked at."""
     from esm.model.esm2 import ESM2
 
@@ -164,8 +173,8 @@ def _fair_esm(shape: Esm2Shape) -> Reference:
 
 def _esm_cpp(model: str, windows: Windows) -> dict[str, Measured]:
     """esm-cpp in its own environment, on one core: packed, in FP32 and quantised; it gives logits."""
-    shape = Esm2Shape(**published_shape(find_model(model)))
-    tensors = random_weights(shape, seed=0)
+    shape = _shape(model)
+    tensors = random_weights(ESM2, shape, seed=0)
     words, hidden = tensors["esm.embeddings.word_embeddings.weight"], shape.hidden
     tensors |= {
         "lm_head.dense.weight": torch.zeros(hidden, hidden),

@@ -26,7 +26,8 @@ import torch
 from benchmarks import measuring
 from benchmarks.measuring import Answer, Figure, Table, Windows
 from benchmarks.proteins_cpu import FASTA, LONGEST, run_way
-from hpc_embed.engine.tokens import esm2_tokens
+from hpc_embed.engine.tokens import residue_table
+from hpc_embed.families.esm2 import RESIDUES
 from hpc_embed.sequences.fasta import read_fasta
 
 MODEL = "esm2_t6_8M"
@@ -40,7 +41,7 @@ def answer(fasta: Path, num_records: int) -> Answer:
     """Measure the engine, the command, and the engine again."""
     sequences = [record.sequence for record in read_fasta(str(fasta))]
     chosen = [sequences[place] for place in np.linspace(0, len(sequences) - 1, num_records).astype(int)]
-    windows = esm2_tokens([sequence.upper()[:LONGEST] for sequence in chosen])
+    windows = residue_table(RESIDUES)([sequence.upper()[:LONGEST] for sequence in chosen])
     num_workers = len(os.sched_getaffinity(0))
     before = _engine(windows, num_workers)
     num_tokens, seconds = _command(chosen, num_workers)

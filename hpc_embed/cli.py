@@ -22,6 +22,7 @@ from hpc_embed import __version__
 from hpc_embed.config import (
     CheckSettings,
     DoctorSettings,
+    ExportSettings,
     GatherSettings,
     OutputSettings,
     PlanSettings,
@@ -59,6 +60,8 @@ class Command:
         """The setting that arguments without a flag are for."""
         if PlanSettings in self.settings:
             return "fasta"
+        if ExportSettings in self.settings:
+            return "dataset"
         return "model" if VerifySettings in self.settings else None
 
 
@@ -87,6 +90,11 @@ COMMANDS = (
         "gather",
         "Check every output and write the dataset, or with --check prove it again.",
         (RunSettings, GatherSettings, CheckSettings, OutputSettings),
+    ),
+    Command(
+        "export",
+        "Write the dataset as NumPy, HDF5, safetensors, text or faiss.",
+        (ExportSettings, OutputSettings),
     ),
     Command("status", "Tell how far a run is.", (RunSettings, StatusSettings, OutputSettings)),
     Command(
@@ -184,7 +192,7 @@ def run_command(command: Command, namespace: Namespace) -> int:
 def make_parser(command: Command) -> CommandParser:
     """The parser of one command, from its settings."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    positional = {"fasta": "[FASTA ...] ", "model": "[MODEL] ", None: ""}[command.positional]
+    positional = {"fasta": "[FASTA ...] ", "model": "[MODEL] ", "dataset": "[DATASET] ", None: ""}[command.positional]
     parser = CommandParser(
         prog=f"hpc-embed {command.name}",
         usage=f"%(prog)s {positional}[options]",
@@ -228,7 +236,8 @@ def normalise(parser: CommandParser, command: Command, arguments: Sequence[str])
         elif equals or name in ("--help", "--print_config") or not waiting:
             normal.append(name + equals + value)
         else:
-            normal += [name, waiting.pop(0)]
+            value = waiting.pop(0)  # one such as -1,0 would be taken for a flag
+            normal += [f"{name}={value}"] if value.startswith("-") else [name, value]
     return [*normal, *_positional(parser, command, files)]
 
 
@@ -237,9 +246,9 @@ def _positional(parser: CommandParser, command: Command, given: list[str]) -> li
         return []
     if command.positional == "fasta":
         return [f"--fasta={json.dumps(given)}"]
-    if command.positional == "model" and len(given) == 1:
-        return [f"--model={given[0]}"]
-    taken = "no files" if command.positional is None else "one model"
+    if command.positional is not None and len(given) == 1:
+        return [f"--{command.positional}={given[0]}"]
+    taken = "no files" if command.positional is None else f"one {command.positional}"
     raise UsageError(
         f"{command.name} takes {taken}, and was given {' '.join(given)}.", remedy=f"See `{parser.prog} --help`."
     )

@@ -28,13 +28,16 @@ class PlanSettings:
     fasta: tuple[str, ...] = ()
     """FASTA files, plain or gzip; globs; - for standard input. May be named without the flag."""
     model: str = "composition"
-    """A name from `hpc-embed models`, NAME:untrained, ORG/REPOSITORY on the hub, or a folder."""
+    """A name from `hpc-embed models`, NAME:untrained, ORG/REPOSITORY on the hub, a folder; or hf: and one of the
+    last two, for transformers to run it."""
     revision: str | None = None
     """Branch, tag or commit of a hub model; the plan pins the commit."""
     pooling: str = "default"
-    """mean, mean_with_special, cls, max, or per_token for a vector of each residue; default is the authors' own."""
-    layer: int = -1
-    """Layer whose hidden states are taken: 0 the embeddings, -1 the last."""
+    """mean, mean_with_special, cls, max, per_token for a vector of each residue, per_base for one of each base of
+    DNA; several with commas between give a column each; per_window leaves a record's windows apart, a row with its
+    start and stop for each; default is the authors' own."""
+    layer: int | str = -1
+    """Layer whose hidden states are taken: 0 the embeddings, -1 the last; several, as -1,18,0, give a column each."""
     precision: Precision = "auto"
     """auto: BF16 autocast on GPUs that have it, FP32 elsewhere."""
     on_long: LongPolicy = "window"
@@ -100,6 +103,22 @@ class CheckSettings:
 
     check: bool = False
     """Prove that the dataset is still what was gathered, part by part, and write nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """What is exported, and how"""
+
+    dataset: str = "embed-run"
+    """A run folder, or the dataset in it; --dataset may be left out before it."""
+    to: Literal["npy", "h5", "safetensors", "tsv", "faiss"] = "npy"
+    """NumPy, HDF5 (one data set a record), safetensors, a table of text, or a faiss index."""
+    output: str | None = None
+    """The folder to write [default: embeddings-FORMAT]."""
+    numbers: Literal["dataset", "float32", "float16"] = "dataset"
+    """Numbers of the export; for float16 the largest rounding is told."""
+    column: str = "embedding"
+    """Which column, where the dataset has several."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,13 @@ from importlib.metadata import entry_points
 from typing import Literal
 
 from hpc_embed.errors import UsageError
+from hpc_embed.families import FAMILIES
+from hpc_embed.families.dnabert import dnabert_shape
+from hpc_embed.families.esm2 import esm2_shape
+from hpc_embed.families.esmc import esmc_shape
+from hpc_embed.families.family import Shape
+from hpc_embed.families.nucleotide import nucleotide_shape
+from hpc_embed.families.t5 import t5_shape
 
 Kind = Literal["protein", "dna"]
 
@@ -16,8 +23,16 @@ ENTRY_POINT_GROUP = "hpc_embed.models"
 
 PER_TOKEN = "per_token"
 """No pooling: a vector for each token, special ones left out; for ESM-2 a token is a residue."""
+PER_BASE = "per_base"
+"""No pooling: each base has its token's vector."""
+PER_LETTER = (PER_TOKEN, PER_BASE)
+PER_WINDOW = "per_window"
+"""No joining: a record's windows are rows of their own, pooled by what stands beside it."""
 POOLINGS = ("mean", "mean_with_special", "cls", "max", PER_TOKEN)
 """The poolings that the transformer families share; see docs/vectors.md for what each covers."""
+
+WITH_SPECIAL = ("mean_with_special", "cls")
+"""Those that cover special tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +53,12 @@ class Model:
     poolings: tuple[str, ...]
     known_letters: str
     """The upper-case letters that the model tells apart."""
-    num_layers: int = 0
-    hidden: int = 0
-    feed_forward_weights: int = 0
-    """Weights of one layer's feed-forward part."""
+    shape: Shape | None = None
+    """Dimensions of the encoder, None for a model without one."""
     num_parameters: int = 0
     residues_per_token: float = 1.0
+    num_special_tokens: int = 2
+    """Of each window."""
     hub: str | None = None
     """The published checkpoint; None for a model without weights."""
     licence: str = ""
@@ -53,26 +68,45 @@ class Model:
     def has_weights(self) -> bool:
         return self.hub is not None
 
+    @property
+    def num_layers(self) -> int:
+        return 0 if self.shape is None else self.shape.num_layers
+
+    @property
+    def hidden(self) -> int:
+        return 0 if self.shape is None else self.shape.hidden
+
+    @property
+    def feed_forward_weights(self) -> int:
+        """Weights of one layer's feed-forward part."""
+        if self.shape is None:
+            return 0
+        num_products = FAMILIES[self.family].feed_forward.num_products if self.family in FAMILIES else 2
+        return num_products * self.shape.hidden * self.shape.intermediate
+
 
 ESM2_LETTERS = "LAGVSERTIDPKQNFYMHWCXBUZO.-"
 DNA_LETTERS = "ACGT"
+PIECE_LETTERS = "ALGVSREDTIPKFQNYMHWCXBOUZ"
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 
 
-def _esm2(size: str, layers: int, hidden: int, parameters: int) -> Model:
+NON_COMMERCIAL = "CC-BY-NC-SA-4.0"
+TRANSFORMER = "hpc_embed.workers.transformer:TransformerWorker"
+
+
+def _esm2(size: str, layers: int, hidden: int, parameters: int, heads: int = 20) -> Model:
     return Model(
         name=f"esm2_t{layers}_{size}",
         family="esm2",
         kind="protein",
-        worker="hpc_embed.workers.esm2:Esm2Worker",
+        worker=TRANSFORMER,
         dimension=hidden,
         max_residues=1022,
         pooling="mean",
         poolings=POOLINGS,
         known_letters=ESM2_LETTERS,
-        num_layers=layers,
-        hidden=hidden,
-        feed_forward_weights=2 * hidden * 4 * hidden,
+        shape=esm2_shape(layers, hidden, heads),
         num_parameters=parameters,
         hub=f"facebook/esm2_t{layers}_{size}_UR50D",
         licence="MIT",
@@ -85,20 +119,87 @@ def _dnabert(name: str, hub: str, reference: str) -> Model:
         name=name,
         family="dnabert",
         kind="dna",
-        worker="hpc_embed.workers.dnabert:DnaBertWorker",
+        worker=TRANSFORMER,
         dimension=768,
         max_residues=10_000,
         pooling="mean_with_special",
-        poolings=POOLINGS,
+        poolings=(*POOLINGS, PER_BASE),
         known_letters=DNA_LETTERS,
-        num_layers=12,
-        hidden=768,
-        feed_forward_weights=768 * 6144 + 3072 * 768,
+        shape=dnabert_shape(),
         num_parameters=117_068_544,
         residues_per_token=4.9,
         hub=hub,
         licence="Apache-2.0",
         reference=reference,
+    )
+
+
+def _esmc(size: str, shape: Shape, parameters: int) -> Model:
+    return Model(
+        name=f"esmc_{size.lower()}",
+        family="esmc",
+        kind="protein",
+        worker=TRANSFORMER,
+        dimension=shape.hidden,
+        max_residues=2046,
+        pooling="mean",
+        poolings=POOLINGS,
+        known_letters=ESM2_LETTERS,
+        shape=shape,
+        num_parameters=parameters,
+        hub=f"biohub/ESMC-{size}",
+        licence="MIT",
+        reference="EvolutionaryScale, 2024",
+    )
+
+
+def _t5(
+    name: str,
+    shape: Shape,
+    parameters: int,
+    hub: str,
+    licence: str,
+    reference: str,
+    family: str = "t5",
+    special: int = 1,
+) -> Model:
+    return Model(
+        name=name,
+        family=family,
+        kind="protein",
+        worker=TRANSFORMER,
+        dimension=shape.hidden,
+        max_residues=None,
+        pooling="mean",
+        poolings=tuple(pooling for pooling in POOLINGS if pooling != "cls"),
+        known_letters=PIECE_LETTERS,
+        shape=shape,
+        num_parameters=parameters,
+        num_special_tokens=special,
+        hub=hub,
+        licence=licence,
+        reference=reference,
+    )
+
+
+def _nucleotide(size: str, layers: int, hidden: int, parameters: int) -> Model:
+    return Model(
+        name=f"nt_v2_{size}",
+        family="nucleotide_transformer",
+        kind="dna",
+        worker=TRANSFORMER,
+        dimension=hidden,
+        max_residues=12_000,
+        pooling="mean",
+        poolings=(*POOLINGS, PER_BASE),
+        known_letters=DNA_LETTERS + "N",
+        shape=nucleotide_shape(layers, hidden),
+        num_parameters=parameters,
+        residues_per_token=6.0,
+        num_special_tokens=1,
+        hub=f"InstaDeepAI/nucleotide-transformer-v2-{size}-multi-species",
+        licence=NON_COMMERCIAL,
+        reference="Dalla-Torre et al., 2025",
     )
 
 
@@ -124,12 +225,70 @@ _BUILT_IN = (
     _esm2("35M", 12, 480, 33_500_000),
     _esm2("150M", 30, 640, 148_100_000),
     _esm2("650M", 33, 1280, 651_000_000),
-    _esm2("3B", 36, 2560, 2_839_000_000),
-    _esm2("15B", 48, 5120, 15_127_000_000),
+    _esm2("3B", 36, 2560, 2_839_000_000, heads=40),
+    _esm2("15B", 48, 5120, 15_127_000_000, heads=40),
+    _esmc("300M", esmc_shape(30, 960, 15, 2560), 333_000_000),
+    _esmc("600M", esmc_shape(36, 1152, 18, 3072), 575_000_000),
+    _esmc("6B", esmc_shape(80, 2560, 40, 6912), 6_360_000_000),
+    _t5(
+        "prot_t5_xl",
+        t5_shape(24, 1024, 32, 16384, 128),
+        1_208_000_000,
+        "Rostlab/prot_t5_xl_half_uniref50-enc",
+        "AFL-3.0",
+        "Elnaggar et al., 2022",
+    ),
+    _t5(
+        "prostt5",
+        t5_shape(24, 1024, 32, 16384, 128, vocabulary=150),
+        1_208_000_000,
+        "Rostlab/ProstT5",
+        "MIT",
+        "Heinzinger et al., 2024",
+        special=2,
+    ),
+    _t5(
+        "ankh_base",
+        t5_shape(48, 768, 12, 3072, 64, vocabulary=144, num_buckets=64),
+        453_000_000,
+        "ElnaggarLab/ankh-base",
+        NON_COMMERCIAL,
+        "Elnaggar et al., 2023",
+        family="ankh",
+    ),
+    _t5(
+        "ankh_large",
+        t5_shape(48, 1536, 16, 3840, 64, vocabulary=144, num_buckets=64),
+        1_151_000_000,
+        "ElnaggarLab/ankh-large",
+        NON_COMMERCIAL,
+        "Elnaggar et al., 2023",
+        family="ankh",
+    ),
     _dnabert("dnabert_s", "zhihan1996/DNABERT-S", "Zhou et al., 2024"),
     _dnabert("dnabert_2", "zhihan1996/DNABERT-2-117M", "Zhou et al., ICLR 2024"),
+    _nucleotide("50m", 12, 512, 52_500_000),
+    _nucleotide("100m", 22, 512, 94_500_000),
+    _nucleotide("250m", 24, 768, 229_800_000),
+    _nucleotide("500m", 29, 1024, 491_000_000),
 )
 
+ANY_ENCODER = Model(
+    name="hf",
+    family="transformers",
+    kind="protein",
+    worker="hpc_embed.workers.native:NativeWorker",
+    dimension=0,
+    max_residues=None,
+    pooling="mean",
+    poolings=POOLINGS,
+    known_letters="ABCDEFGHIJKLMNOPQRSTUVWXYZ*-.",
+    num_parameters=350_000_000,
+    hub="ORG/REPOSITORY",
+    reference="transformers",
+)
+"""Any encoder that transformers knows natively, as `hf:ORG/NAME`, or a folder of none of our families."""
+ANY_PREFIX = f"{ANY_ENCODER.name}:"
 COMPOSITION = "composition"
 """The default: the composition model of whichever kind the input is."""
 
@@ -145,6 +304,8 @@ def models() -> dict[str, Model]:
 
 def find_model(name: str) -> Model:
     """The model of that name; a UsageError lists the valid ones."""
+    if name == ANY_ENCODER.name:
+        return ANY_ENCODER
     known = models()
     if name in known:
         return known[name]
@@ -152,7 +313,7 @@ def find_model(name: str) -> Model:
     hint = f"Did you mean {close[0]}? " if close else ""
     raise UsageError(
         f"--model {name}: there is no such model, and no folder of that name holds a checkpoint.",
-        remedy=f"{hint}Known: {', '.join([COMPOSITION, *known])}; or a folder, or a hub name ORG/REPOSITORY.",
+        remedy=f"{hint}Known: {', '.join([COMPOSITION, *known])}; or a folder, ORG/REPOSITORY, or hf:ORG/REPOSITORY.",
     )
 
 

@@ -28,13 +28,18 @@ def files(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "stranger").mkdir()
-    (tmp_path / "stranger" / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    (tmp_path / "stranger" / "config.json").write_text(
+        json.dumps({"model_type": "bert", "auto_map": {"AutoModel": "bert.Bert"}})
+    )
     (tmp_path / "esm1").mkdir()
     esm1 = {"model_type": "esm", "position_embedding_type": "absolute", "emb_layer_norm_before": True}
     (tmp_path / "esm1" / "config.json").write_text(json.dumps(esm1))
     (tmp_path / "hollow").mkdir()
     (tmp_path / "hollow" / "config.json").write_text(
-        json.dumps({"model_type": "esm", "num_hidden_layers": 6, "hidden_size": 320, "intermediate_size": 1280})
+        json.dumps(
+            {"model_type": "esm", "num_hidden_layers": 6, "hidden_size": 320, "num_attention_heads": 20}
+            | {"intermediate_size": 1280, "vocab_size": 33}
+        )
     )
     (tmp_path / "typo.yaml").write_text("modell: esm2_t6_8M\n")
     (tmp_path / "broken.yaml").write_text("a: [1\n")
@@ -86,9 +91,9 @@ MISTAKES = [
     ("plan protein.fa --model esm2_t6_8M", ENVIRONMENT, "are not in the hub cache"),
     ("plan protein.fa --model nobody/nothing", ENVIRONMENT, "are not in the hub cache"),
     ("plan protein.fa --model checkpoint", ENVIRONMENT, "checkpoint: no config.json"),
-    ("plan protein.fa --model stranger", ENVIRONMENT, "model_type 'bert' is neither ESM-2 nor DNABERT-2/S."),
-    ("plan protein.fa --model esm1", ENVIRONMENT, "position_embedding_type is 'absolute', so this is an ESM, but"),
-    ("verify esm1", ENVIRONMENT, "so this is an ESM, but not ESM-2."),
+    ("plan protein.fa --model stranger", ENVIRONMENT, "model_type 'bert' runs code of its own, which is never run"),
+    ("plan protein.fa --model esm1", ENVIRONMENT, "esm1/config.json: no num_hidden_layers."),
+    ("plan protein.fa --model hf:nowhere", USAGE, "neither a folder nor a hub name. Say hf:ORG/REPOSITORY."),
     ("plan protein.fa --model hollow", ENVIRONMENT, "hollow: no weights"),
     ("local protein.fa --model esm2_t6_8M:untrained --devices 0", ENVIRONMENT, "no GPU 0 here"),
 ]

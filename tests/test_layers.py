@@ -13,7 +13,7 @@ import hpc_embed
 
 PACKAGE = Path(hpc_embed.__file__).parent
 LAYERS = (
-    ("errors", "registry", "config", "progress", "sequences", "__init__"),
+    ("errors", "families", "registry", "config", "progress", "sequences", "__init__"),
     ("run",),
     ("planning",),
     ("engine",),
@@ -60,7 +60,7 @@ def test_only_the_engine_and_the_workers_name_torch(path: Path) -> None:
         assert not heavy
 
 
-@pytest.mark.parametrize("module", ["cli", "planning.planner", "cluster.task", "results.gather", "workers.esm2"])
+@pytest.mark.parametrize("module", ["cli", "planning.planner", "cluster.task", "results.gather", "workers.transformer"])
 def test_what_runs_on_a_login_node_does_not_load_torch(module: str) -> None:
     code = f"import sys, hpc_embed.{module}; print('torch' in sys.modules or 'transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -19,8 +19,11 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from hpc_embed.cluster.task import missing_shards
-from hpc_embed.engine import dnabert, esm2
-from hpc_embed.engine.tokens import untrained_bpe_json
+from hpc_embed.engine.bytepairs import untrained_bpe_json
+from hpc_embed.engine.weights import random_weights
+from hpc_embed.families.dnabert import DNABERT, dnabert_shape
+from hpc_embed.families.esm2 import ESM2 as ESM2_FAMILY
+from hpc_embed.families.esm2 import esm2_shape
 from hpc_embed.run.layout import RunLayout, shard_name
 from hpc_embed.run.markers import read_marker
 from hpc_embed.run.plan import read_plan
@@ -153,8 +156,8 @@ def test_a_shard_that_always_fails_is_named_and_the_others_finish(run: Run, glob
 def test_a_checkpoint_in_a_folder_is_pinned_loaded_and_watched(run: Run, globins: Path, tmp_path: Path) -> None:
     folder = tmp_path / "tuned"
     folder.mkdir()
-    shape = esm2.Esm2Shape(num_layers=2, hidden=40, num_heads=4, intermediate=160)
-    save_file(esm2.random_weights(shape, 1), folder / "model.safetensors")
+    shape = esm2_shape(2, 40, 4)
+    save_file(random_weights(ESM2_FAMILY, shape, 1), folder / "model.safetensors")
     config = {
         "model_type": "esm",
         "num_hidden_layers": 2,
@@ -171,7 +174,7 @@ def test_a_checkpoint_in_a_folder_is_pinned_loaded_and_watched(run: Run, globins
     assert plan["model"]["name"] == "tuned"
     assert len(plan["model"]["digest"]) == 64
 
-    save_file(esm2.random_weights(shape, 2), folder / "model.safetensors")
+    save_file(random_weights(ESM2_FAMILY, shape, 2), folder / "model.safetensors")
     assert "(model)" in run("local", globins, "--model", folder, code=4).stderr
     (tmp_path / "embed-run/outputs/shard-00000.done.json").unlink()
     assert "the weights are not those that were planned" in run("run-task", code=5).stderr
@@ -186,8 +189,8 @@ def test_dnabert_checkpoint_loads_from_the_hub_cache_without_network_or_remote_c
     folder.mkdir(parents=True)
     (repository / "refs").mkdir()
     (repository / "refs/main").write_text(commit)
-    shape = dnabert.DnaBertShape(num_layers=1, hidden=48, num_heads=12, intermediate=96, vocabulary=4096)
-    torch.save(dnabert.random_weights(shape, 1), folder / "pytorch_model.bin")
+    shape = dnabert_shape(1, 48, intermediate=96)
+    torch.save(random_weights(DNABERT, shape, 1), folder / "pytorch_model.bin")
     (folder / "tokenizer.json").write_text(untrained_bpe_json())
     config = {
         "model_type": "bert",

@@ -33,5 +33,6 @@ def run(output: OutputSettings) -> int:
         ],
     )
     print("\ncomposition (the default) stands for aa_composition or tetranucleotide, whichever fits the input.")
+    print("hf:ORG/NAME runs any encoder that transformers knows natively, in padded batches: the slow path.")
     print("NAME:untrained gives a transformer of the true shape with random weights, for trying things out.")
     return 0

@@ -1,11 +1,11 @@
 """Attention over packed rows: each token sees the tokens of its own window and no others.
 
 back end   where            bias
-kernel     CPU, x86-64      none or ALiBi     kernels/attention.c, rotary positions included
-sdpa       everywhere       none or ALiBi     windows of one length together
-varlen     CUDA             none              torch.nn.attention.varlen, one launch for all windows
-flash      CUDA, package    none or ALiBi     flash_attn's variable-length kernel with alibi_slopes
-flex       CUDA             none or ALiBi     FlexAttention with a document mask, compiled
+kernel     CPU, x86-64      none, ALiBi, table    kernels/attention.c, rotary positions included
+sdpa       everywhere       none, ALiBi, table    windows of one length together
+varlen     CUDA             none                  torch.nn.attention.varlen, one launch for all windows
+flash      CUDA, package    none, ALiBi           flash_attn's variable-length kernel with alibi_slopes
+flex       CUDA             none, ALiBi, table    FlexAttention with a document mask, compiled
 """
 
 # T = packed tokens, H = heads, K = head dimension, R = windows of one length, n = their tokens
@@ -25,6 +25,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from hpc_embed.engine import kernel
 from hpc_embed.engine.batches import PackedBatch
+from hpc_embed.engine.biases import Alibi, Bias, BiasKind
 from hpc_embed.engine.chains import can_compile, fused
 from hpc_embed.engine.rotary import Rotary
 
@@ -35,29 +36,32 @@ FLEX_BLOCK = 128
 """Tokens of a block in FlexAttention's mask."""
 
 
-def make_attention(name: str, slopes_H: Tensor | None = None) -> Attend:
+def make_attention(name: str, bias: Bias | None = None) -> Attend:
     """One back end by name."""
     if name == "kernel":
-        return lambda qkv, rotary, batch: kernel.attend(qkv, rotary, batch, slopes_H)
+        return lambda qkv, rotary, batch: kernel.attend(qkv, rotary, batch, bias)
     if name == "varlen":
         return _varlen
     if name == "flash":
+        assert bias is None or isinstance(bias, Alibi)
+        slopes_H = None if bias is None else bias.slopes_H
         return lambda qkv, rotary, batch: _flash(qkv, rotary, batch, slopes_H)
     if name == "flex":
-        return FlexAttention(slopes_H)
-    alibi = None if slopes_H is None else HankelAlibi(slopes_H)
-    return lambda qkv, rotary, batch: _sdpa(qkv, rotary, batch, alibi)
+        return FlexAttention(bias)
+    return lambda qkv, rotary, batch: _sdpa(qkv, rotary, batch, bias)
 
 
-def available_back_ends(device: torch.device, head_dim: int, dtype: torch.dtype, *, has_alibi: bool) -> list[str]:
+def available_back_ends(
+    device: torch.device, head_dim: int, dtype: torch.dtype, *, bias: BiasKind | None = None
+) -> list[str]:
     """Back ends that can run here, the fastest first, found by looking for what they need."""
     if device.type != "cuda":
         return ["kernel", "sdpa"] if kernel.takes(head_dim) else ["sdpa"]
     flex = ["flex"] if _has("torch.nn.attention.flex_attention") and can_compile() else []
     if dtype == torch.float32:  # the others multiply in half precision only
         return ["sdpa", *flex]
-    varlen = ["varlen"] if not has_alibi and _find_varlen() is not None else []
-    flash = ["flash"] if _has("flash_attn") else []
+    varlen = ["varlen"] if bias is None and _find_varlen() is not None else []
+    flash = ["flash"] if bias != "table" and _has("flash_attn") else []
     return [*varlen, *flash, *flex, "sdpa"]
 
 
@@ -73,18 +77,18 @@ def _separate(qkv_T3HK: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor, 
     return qk_T2HK[:, 0].to(dtype), qk_T2HK[:, 1].to(dtype), qkv_T3HK[:, 2].to(dtype)
 
 
-def _sdpa(qkv_T3HK: Tensor, rotary: Rotary | None, batch: PackedBatch, alibi: HankelAlibi | None) -> Tensor:
+def _sdpa(qkv_T3HK: Tensor, rotary: Rotary | None, batch: PackedBatch, bias: Bias | None) -> Tensor:
     q_THK, k_THK, v_THK = _separate(qkv_T3HK, rotary)
     out_THK = torch.empty_like(q_THK)
     for span, length in _runs_of_one_length(batch):
         q, k, v, out = (
             x_THK[span].view(-1, length, *x_THK.shape[1:]).transpose(1, 2) for x_THK in (q_THK, k_THK, v_THK, out_THK)
         )
-        if alibi is None:
+        if bias is None:
             out.copy_(scaled_dot_product_attention(q, k, v, scale=1.0))
         else:
-            bias = alibi.reversed_bias(length, q.dtype)[None]
-            out.copy_(scaled_dot_product_attention(q.flip(2), k, v, attn_mask=bias, scale=1.0).flip(2))
+            mask = bias.reversed_bias(length, q.dtype)[None]
+            out.copy_(scaled_dot_product_attention(q.flip(2), k, v, attn_mask=mask, scale=1.0).flip(2))
     return out_THK
 
 
@@ -95,28 +99,6 @@ def _runs_of_one_length(batch: PackedBatch) -> Iterator[tuple[slice, int]]:
         stop = start + length * sum(1 for _ in run)
         yield slice(start, stop), length
         start = stop
-
-
-class HankelAlibi:
-    """The ALiBi bias -slope * |i - j| of any window as a view that takes no memory of its own.
-
-    With the queries in reverse order the bias at (i', j) depends on i' + j alone, so that all rows are
-    overlapping slices of one line of 2 n - 1 numbers.
-    """
-
-    def __init__(self, slopes_H: Tensor) -> None:
-        self._slopes_H = slopes_H.float()
-        self._line_HL = torch.empty(len(slopes_H), 0, device=slopes_H.device)
-
-    def reversed_bias(self, length: int, dtype: torch.dtype) -> Tensor:
-        """Bias [H, n, n] for queries in reverse order."""
-        half = length - 1
-        if self._line_HL.shape[1] < 2 * length - 1 or self._line_HL.dtype != dtype:
-            distance_L = torch.arange(-half, half + 1, device=self._slopes_H.device).abs()
-            self._line_HL = (-self._slopes_H[:, None] * distance_L).to(dtype)
-        width = self._line_HL.shape[1]
-        first = width // 2 - half
-        return self._line_HL.as_strided((len(self._slopes_H), length, length), (width, 1, 1), first)
 
 
 @cache
@@ -163,8 +145,8 @@ def _flash(qkv_T3HK: Tensor, rotary: Rotary | None, batch: PackedBatch, slopes_H
 class FlexAttention:
     """FlexAttention with a document mask, which is made once for each batch and handed to every layer."""
 
-    def __init__(self, slopes_H: Tensor | None) -> None:
-        self._score_mod = None if slopes_H is None else _alibi_score(slopes_H)
+    def __init__(self, bias: Bias | None) -> None:
+        self._score_mod = None if bias is None else _score_mod(bias)
         self._batch: PackedBatch | None = None
         self._mask: Any = None
 
@@ -180,11 +162,8 @@ class FlexAttention:
         return result
 
 
-def _alibi_score(slopes_H: Tensor) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]:
-    def score_mod(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        return score - slopes_H[h] * (i - j).abs()
-
-    return score_mod
+def _score_mod(bias: Bias) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]:
+    return lambda score, b, h, i, j: bias.score(score, h, i, j)
 
 
 def document_mask(batch: PackedBatch) -> Any:

@@ -15,6 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hpc_embed.engine.transfers import to_device
+from hpc_embed.families.family import Special
+
+AROUND = Special()
+"""One token in front and one behind."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class PackedBatch:
     """int32 cumulative lengths, from 0 to T."""
     lengths: tuple[int, ...]
     """Tokens of each window, on the host."""
+    special: Special = AROUND
 
     @property
     def num_tokens(self) -> int:
@@ -45,7 +50,7 @@ class PackedBatch:
         return max(self.lengths)
 
 
-def make_batch(windows: Sequence[NDArray[np.integer]], device: torch.device) -> PackedBatch:
+def make_batch(windows: Sequence[NDArray[np.integer]], device: torch.device, special: Special = AROUND) -> PackedBatch:
     """Pack windows of at least one token each; tokens and starts are copied, the rest is made on the device."""
     lengths = tuple(len(window) for window in windows)
     num_tokens = sum(lengths)
@@ -58,4 +63,5 @@ def make_batch(windows: Sequence[NDArray[np.integer]], device: torch.device) -> 
         window_of_token_T=window_of_token_T,
         starts_B1=starts_B1,
         lengths=lengths,
+        special=special,
     )

@@ -4,17 +4,19 @@ Each is written once, plainly. torch.compile fuses it there; a CPU, and a GPU no
 wants a C compiler), runs it as it stands.
 """
 
-# T = packed tokens, H = heads, K = head dimension, D = hidden, F = feed-forward
+# T = packed tokens, H = heads, K = head dimension, W = H * K, D = hidden, F = feed-forward
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import gelu, layer_norm
+from torch.nn.functional import gelu, layer_norm, relu, rms_norm, silu
+
+from hpc_embed.families.family import Activation
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -27,21 +29,52 @@ def rotate(qk_T2HK: Tensor, cosines_T11K: Tensor, sines_T11K: Tensor) -> Tensor:
     return torch.cat(turned, dim=-1).to(qk_T2HK.dtype)
 
 
-def add_norm(out_TD: Tensor, x_TD: Tensor, weight_D: Tensor, bias_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The sum in float32, and its LayerNorm in the precision of the next product."""
+def normed(x_TD: Tensor, weight_D: Tensor, bias_D: Tensor | None, eps: float, is_rms: bool = False) -> Tensor:
+    """LayerNorm, or RMSNorm (Zhang and Sennrich, 2019)."""
+    if is_rms:
+        return rms_norm(x_TD, weight_D.shape, weight_D, eps)
+    return layer_norm(x_TD, weight_D.shape, weight_D, bias_D, eps)
+
+
+def add_norm(
+    out_TD: Tensor, x_TD: Tensor, weight_D: Tensor, bias_D: Tensor | None, eps: float, is_rms: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The sum in float32, and its norm in the precision of the next product."""
     sum_TD = x_TD + out_TD.float()
-    return sum_TD, layer_norm(sum_TD, weight_D.shape, weight_D, bias_D, eps).to(out_TD.dtype)
+    return sum_TD, normed(sum_TD, weight_D, bias_D, eps, is_rms).to(out_TD.dtype)
 
 
-def norm_of_sum(out_TD: Tensor, x_TD: Tensor, weight_D: Tensor, bias_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The LayerNorm of the sum, in float32 and in the precision of the next product."""
-    normed_TD = layer_norm(x_TD + out_TD.float(), weight_D.shape, weight_D, bias_D, eps)
+def norm_of_sum(
+    out_TD: Tensor, x_TD: Tensor, weight_D: Tensor, bias_D: Tensor | None, eps: float, is_rms: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The norm of the sum, in float32 and in the precision of the next product."""
+    normed_TD = normed(x_TD + out_TD.float(), weight_D, bias_D, eps, is_rms)
     return normed_TD, normed_TD.to(out_TD.dtype)
 
 
-def gate(gate_TF: Tensor, value_TF: Tensor) -> Tensor:
-    """The exact GELU of one half times the other."""
-    return gelu(gate_TF) * value_TF
+def norm_queries_keys(qkv_T3W: Tensor, weight_2W: Tensor, eps: float) -> Tensor:
+    """Queries and keys through a LayerNorm over all heads together, in float32; values as they are."""
+    normed_T2W = layer_norm(qkv_T3W[:, :2].float(), weight_2W.shape[1:], None, None, eps) * weight_2W
+    return torch.cat((normed_T2W.to(qkv_T3W.dtype), qkv_T3W[:, 2:]), dim=1)
+
+
+def activated(x_TF: Tensor, activation: Activation) -> Tensor:
+    """The element-wise function between two products."""
+    return ACTIVATIONS[activation](x_TF)
+
+
+def gate(gate_TF: Tensor, value_TF: Tensor, activation: Activation = "gelu") -> Tensor:
+    """One half, activated, times the other."""
+    return activated(gate_TF, activation) * value_TF
+
+
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "gelu": gelu,
+    "gelu_tanh": partial(gelu, approximate="tanh"),
+    "silu": silu,
+    "relu": relu,
+}
+"""GELU is the exact one; T5's gated feed-forward has the approximation by tanh."""
 
 
 def fused(chain: Callable[P, R], device_type: str) -> Callable[P, R]:

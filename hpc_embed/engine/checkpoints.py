@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from hpc_embed.errors import EnvironmentFault
 
-PREFIXES = ("module.", "esm.", "bert.", "model.")
+PREFIXES = ("module.", "esm.", "esmc.", "bert.", "model.")
 OLD_NAMES = {".gamma": ".weight", ".beta": ".bias"}
 
 
@@ -36,7 +35,7 @@ def read_weights(files: list[Path]) -> dict[str, Tensor]:
 
 
 def plain_name(name: str) -> str:
-    """A tensor's name without `module.`, `esm.` or `bert.`, and with weight and bias for gamma and beta."""
+    """A tensor's name without PREFIXES, and with weight and bias for gamma and beta."""
     while prefix := next((prefix for prefix in PREFIXES if name.startswith(prefix)), None):
         name = name.removeprefix(prefix)
     for old, new in OLD_NAMES.items():
@@ -51,40 +50,3 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     else:
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     return tensors
-
-
-class Weights:
-    """Tensors taken by plain name and shape; `finish` tells all that was wrong in one error."""
-
-    def __init__(self, tensors: Mapping[str, Tensor], source: str) -> None:
-        self._tensors = {plain_name(name): tensor for name, tensor in tensors.items()}
-        self._source = source
-        self._faults: list[str] = []
-
-    def take(self, name: str, *shape: int) -> Tensor:
-        """A tensor in float32."""
-        tensor = self._tensors.get(name)
-        if tensor is None:
-            self._faults.append(f"{name} is missing")
-        elif tuple(tensor.shape) != shape:
-            self._faults.append(f"{name} has shape {tuple(tensor.shape)}, not {shape}")
-        else:
-            return tensor.float()
-        return torch.zeros(shape)
-
-    def check(self, fault: str, is_well: bool) -> None:
-        """Note a fault of another kind."""
-        if not is_well:
-            self._faults.append(fault)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._tensors
-
-    def finish(self) -> None:
-        """Raise EnvironmentFault unless everything was there."""
-        if self._faults:
-            more = f" and {len(self._faults) - 3} more" if len(self._faults) > 3 else ""
-            raise EnvironmentFault(
-                f"{self._source}: not a checkpoint of this model ({'; '.join(self._faults[:3])}{more}).",
-                remedy="Fetch the checkpoint again, or choose another --model.",
-            )

@@ -1,8 +1,8 @@
 """Dense layers: weights cast once, and on a CPU laid out once as oneDNN wants them.
 
 torch multiplies float32 with MKL, which on AMD's processors runs at half of what they can; oneDNN, which torch
-brings along, does not (benchmarks/reports), takes GELU, products and sums along, and adds up in one order from two
-rows on. Where a CPU cannot multiply BF16, its numbers are multiplied in float32 and rounded afterwards, as the
+brings along, does not (benchmarks/reports), takes activations, products and sums along, and adds up in one order from
+two rows on. Where a CPU cannot multiply BF16, its numbers are multiplied in float32 and rounded afterwards, as the
 hardware that can does inside.
 """
 
@@ -14,10 +14,19 @@ from functools import cache
 
 import torch
 from torch import Tensor
-from torch.nn.functional import gelu, linear
+from torch.nn.functional import linear
 
 from hpc_embed.engine import chains
-from hpc_embed.engine.chains import fused
+from hpc_embed.engine.chains import activated, fused
+from hpc_embed.families.family import Activation
+
+STEPS: dict[Activation, tuple[str, str]] = {
+    "gelu": ("gelu", "none"),
+    "gelu_tanh": ("gelu", "tanh"),
+    "silu": ("swish", ""),
+    "relu": ("relu", ""),
+}
+"""What oneDNN's operators call each, and the way in which it is computed."""
 
 
 class Dense:
@@ -36,15 +45,15 @@ class Dense:
         """[R, E] in the layer's precision."""
         return self._product(x_RD, "none") if self.is_laid_out else self._linear(x_RD)
 
-    def gelu(self, x_RD: Tensor) -> Tensor:
-        """The exact GELU of it."""
-        return self._product(x_RD, "gelu") if self.is_laid_out else gelu(self._linear(x_RD))
+    def activated(self, x_RD: Tensor, activation: Activation) -> Tensor:
+        """The product, and an element-wise function of it."""
+        return self._product(x_RD, *STEPS[activation]) if self.is_laid_out else activated(self(x_RD), activation)
 
-    def gated(self, gate: Dense, x_RD: Tensor) -> Tensor:
-        """Its product, element by element, with the exact GELU of another layer's."""
+    def gated(self, gate: Dense, x_RD: Tensor, activation: Activation) -> Tensor:
+        """Its product, element by element, with the activated one of another layer."""
         if self.is_laid_out:
-            return self._joined(x_RD, gate.gelu(x_RD), "mul")
-        return fused(chains.gate, x_RD.device.type)(gate(x_RD), self(x_RD))
+            return self._joined(x_RD, gate.activated(x_RD, activation), "mul")
+        return fused(chains.gate, x_RD.device.type)(gate(x_RD), self(x_RD), activation)
 
     def plus(self, x_RD: Tensor, residual_RE: Tensor) -> Tensor:
         """Its sum with a float32 residual, in float32."""
@@ -55,9 +64,9 @@ class Dense:
     def _linear(self, x_RD: Tensor) -> Tensor:
         return linear(x_RD.to(self._dtype), self._weight_ED, self._bias_E)
 
-    def _product(self, x_RD: Tensor, step: str) -> Tensor:
+    def _product(self, x_RD: Tensor, step: str, algorithm: str = "") -> Tensor:
         out: Tensor = torch.ops.mkldnn._linear_pointwise(
-            x_RD.to(self._dtype).to(self._inner), self._weight_ED, self._bias_E, step, [], "none"
+            x_RD.to(self._dtype).to(self._inner), self._weight_ED, self._bias_E, step, [], algorithm
         )
         return out.to(self._dtype)
 

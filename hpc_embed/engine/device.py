@@ -145,7 +145,7 @@ def facts() -> list[tuple[str, bool, str]]:
         capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
         precision = "BF16" if has_bf16(device) else "no BF16, FP32 instead"
         dtype = torch.bfloat16 if has_bf16(device) else torch.float32
-        back_ends = ", ".join(available_back_ends(device, 64, dtype, has_alibi=False))
+        back_ends = ", ".join(available_back_ends(device, 64, dtype))
         gibibytes = free_bytes(device) / 2**30
         detail = f"{describe(device)}, capability {capability}, {precision}, {gibibytes:.0f} GiB free, {back_ends}"
         found.append((f"gpu {index}", True, detail))

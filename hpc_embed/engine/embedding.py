@@ -12,9 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpc_embed.engine.batches import PackedBatch, make_batch
+from hpc_embed.engine.batches import AROUND, PackedBatch, make_batch
 from hpc_embed.engine.pooling import pool
-from hpc_embed.registry import PER_TOKEN
+from hpc_embed.engine.transfers import to_device
+from hpc_embed.families.family import Special
+from hpc_embed.registry import PER_BASE, PER_LETTER, WITH_SPECIAL
+from hpc_embed.run.outputs import Outputs, outputs_of
 
 FEWEST_ROWS_CPU = 64
 """CPU matrix products of fewer rows (measured: one with oneDNN, up to 11 with MKL) add up in another order, so
@@ -33,29 +36,74 @@ class Encoder(Protocol):
     def use_attention(self, name: str) -> None:
         """Use another of them."""
 
-    def __call__(self, batch: PackedBatch, layer: int) -> Tensor:
-        """Hidden states [T, D] in float32 after `layer` layers."""
+    def states(self, batch: PackedBatch, layers: Sequence[int]) -> dict[int, Tensor]:
+        """Hidden states [T, D] in float32 after each of `layers`, of one pass."""
 
 
 class Embedded(NamedTuple):
     """Vectors of B windows, still on the device."""
 
     vectors_BD: Tensor
-    """For `per_token` as many rows of each window as it has tokens."""
+    """Rows as run/outputs.py lays them out."""
     num_tokens_B: NDArray[np.int32]
-    """Tokens that each vector was pooled from, on the host."""
+    """Tokens that each vector was pooled from, or that have one, on the host."""
     num_computed_tokens: int
 
 
 def embed_windows(
-    encoder: Encoder, windows: Sequence[NDArray[np.integer]], pooling: str, layer: int, device: torch.device
+    encoder: Encoder,
+    windows: Sequence[NDArray[np.integer]],
+    pooling: str,
+    layer: int,
+    device: torch.device,
+    special: Special = AROUND,
 ) -> Embedded:
     """One vector per window, the same whatever the other windows are: bit for bit on a CPU."""
+    return embed_outputs(encoder, windows, outputs_of(pooling, layer), device, special)
+
+
+def embed_outputs(
+    encoder: Encoder,
+    windows: Sequence[NDArray[np.integer]],
+    outputs: Outputs,
+    device: torch.device,
+    special: Special = AROUND,
+    letters_V: NDArray[np.uint8] | None = None,
+) -> Embedded:
+    """Every output of one pass, each the bits that its own pass would give. `letters_V` tells how many letters each
+    token stands for, which `per_base` alone asks for."""
     num_windows, num_tokens = len(windows), sum(map(len, windows))
     if device.type == "cpu" and num_tokens < FEWEST_ROWS_CPU:
         windows = [*windows, np.full(FEWEST_ROWS_CPU - num_tokens, FILLER_TOKEN, dtype=windows[0].dtype)]
-    batch = make_batch(windows, device)
-    vectors_BD, num_tokens_B = pool(pooling, encoder(batch, layer), batch)
-    num_tokens_B = num_tokens_B[:num_windows]  # the filler's rows are the last
-    num_rows = int(num_tokens_B.sum()) if pooling == PER_TOKEN else num_windows
-    return Embedded(vectors_BD[:num_rows], num_tokens_B, batch.num_tokens)
+    batch = make_batch(windows, device, special)
+    states = encoder.states(batch, outputs.layers)
+    letters_T = letters_V[np.concatenate(windows)] if letters_V is not None and PER_BASE in outputs.poolings else None
+
+    def pooled(pooling: str) -> tuple[Tensor, NDArray[np.int32]]:
+        made = [pool(pooling, states[layer], batch, letters_T) for layer in outputs.layers]
+        num_tokens_B = made[0][1][:num_windows]  # the filler's rows are the last
+        num_rows = int(num_tokens_B.sum()) if pooling in PER_LETTER else num_windows
+        return torch.cat([vectors_RD[:num_rows] for vectors_RD, _ in made], dim=1), num_tokens_B
+
+    made = {pooling: pooled(pooling) for pooling in outputs.poolings}
+    counted = [name for name in outputs.poolings if outputs.counts_special or name not in WITH_SPECIAL]
+    num_tokens_B, vectors = made[outputs.per_letter or counted[0]][1], [made[name][0] for name in outputs.pooled]
+    if outputs.per_letter is None:
+        return Embedded(torch.cat(vectors, dim=1), num_tokens_B, batch.num_tokens)
+    return Embedded(behind(made[outputs.per_letter][0], num_tokens_B, vectors), num_tokens_B, batch.num_tokens)
+
+
+def behind(rows_RD: Tensor, num_rows_B: NDArray[np.int32], pooled: Sequence[Tensor]) -> Tensor:
+    """Each window's pooled rows behind the rows of its letters."""
+    if not pooled:
+        return rows_RD
+    num_pooled, num_windows = len(pooled), len(num_rows_B)
+    before_B = np.cumsum(num_rows_B) - num_rows_B + num_pooled * np.arange(num_windows)
+    pooled_rows = [to_device(before_B + num_rows_B + place, rows_RD.device) for place in range(num_pooled)]
+    is_letter_R = torch.ones(len(rows_RD) + num_pooled * num_windows, dtype=torch.bool, device=rows_RD.device)
+    out_RD = rows_RD.new_empty(len(is_letter_R), rows_RD.shape[1])
+    for places_B, vectors_BD in zip(pooled_rows, pooled, strict=True):
+        out_RD[places_B] = vectors_BD
+        is_letter_R[places_B] = False
+    out_RD[is_letter_R] = rows_RD
+    return out_RD

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hpc_embed.engine.batches import PackedBatch
+from hpc_embed.engine.biases import Alibi, Bias, DistanceTable
 from hpc_embed.engine.rotary import Rotary
 
 LIBRARY = Path(__file__).with_name("libattention.so")
@@ -34,7 +35,7 @@ def takes(head_dim: int) -> bool:
 
 
 def attend(
-    qkv_T3HK: Tensor, rotary: Rotary | None, batch: PackedBatch, slopes_H: Tensor | None, at_level: int | None = None
+    qkv_T3HK: Tensor, rotary: Rotary | None, batch: PackedBatch, bias: Bias | None, at_level: int | None = None
 ) -> Tensor:
     """Attention [T, H, K] of packed rows, float32 or bfloat16, on torch's number of threads.
 
@@ -46,6 +47,8 @@ def attend(
     num_tokens, _, num_heads, head_dim = qkv_T3HK.shape
     out_THK = torch.empty(num_tokens, num_heads, head_dim, dtype=qkv_T3HK.dtype)
     cosines, sines = (None, None) if rotary is None else rotary.tables_NK
+    slopes_H = bias.slopes_H if isinstance(bias, Alibi) else None
+    table_HL, reach = (bias.kernel_table_HL, bias.reach) if isinstance(bias, DistanceTable) else (None, 0)
     assert qkv_T3HK.dtype in (torch.float32, torch.bfloat16)
 
     def run(first_head: int, last_head: int) -> int:
@@ -60,6 +63,8 @@ def attend(
             _address(cosines),
             _address(sines),
             _address(slopes_H),
+            _address(table_HL),
+            reach,
             first_head,
             last_head,
             level() if at_level is None else at_level,
@@ -100,6 +105,6 @@ def _library() -> ctypes.CDLL | None:
     address, number = ctypes.c_void_p, ctypes.c_int
     library.hpc_embed_attend.argtypes = [
         *(address, address, number, address, number, number, number),
-        *(address, address, address, number, number, number),
+        *(address, address, address, address, number, number, number, number),
     ]
     return library

@@ -15,25 +15,32 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hpc_embed.engine.batches import PackedBatch
-from hpc_embed.registry import PER_TOKEN
+from hpc_embed.engine.transfers import to_device
+from hpc_embed.registry import PER_BASE, PER_TOKEN
 
 
-def pool(name: str, hidden_TD: Tensor, batch: PackedBatch) -> tuple[Tensor, NDArray[np.int32]]:
+def pool(
+    name: str, hidden_TD: Tensor, batch: PackedBatch, letters_T: NDArray[np.uint8] | None = None
+) -> tuple[Tensor, NDArray[np.int32]]:
     """Vectors [B, D] in float32, and the number of tokens [B] that each was pooled from, on the host.
 
-    For `per_token` there are as many vectors of each window as it has such tokens, side by side.
+    For `per_token` there are as many vectors of each window as it has such tokens, side by side; for `per_base` as
+    many as these stand for letters, by `letters_T`.
     """
+    if name == PER_BASE:
+        assert letters_T is not None
+        return per_base(hidden_TD.float(), batch, letters_T)
     lengths_B = (batch.starts_B1[1:] - batch.starts_B1[:-1]).long()
     num_tokens_B = np.array(batch.lengths, dtype=np.int32)
     if name in WITHOUT_SPECIAL:
-        num_tokens_B = np.maximum(num_tokens_B - 2, 0 if name == PER_TOKEN else 1)
+        num_tokens_B = np.maximum(num_tokens_B - batch.special.total, 0 if name == PER_TOKEN else 1)
     return POOLINGS[name](hidden_TD.float(), batch, lengths_B), num_tokens_B
 
 
 def mean(hidden_TD: Tensor, batch: PackedBatch, lengths_B: Tensor) -> Tensor:
-    """Over residues: the first and the last token of each window do not count."""
+    """Over residues: the special tokens at either end of each window do not count."""
     sums_BD = _segment("sum", hidden_TD.masked_fill(_is_special(batch), 0.0), lengths_B)
-    return sums_BD / (lengths_B - 2).clamp_min(1)[:, None]
+    return sums_BD / (lengths_B - batch.special.total).clamp_min(1)[:, None]
 
 
 def mean_with_special(hidden_TD: Tensor, batch: PackedBatch, lengths_B: Tensor) -> Tensor:
@@ -52,13 +59,23 @@ def maximum(hidden_TD: Tensor, batch: PackedBatch, lengths_B: Tensor) -> Tensor:
 
 
 def per_token(hidden_TD: Tensor, batch: PackedBatch, lengths_B: Tensor) -> Tensor:
-    """Each residue by itself: every row but the first and the last of each window."""
-    num_kept = sum(max(length - 2, 0) for length in batch.lengths)
+    """Each residue by itself: every row but those of special tokens."""
+    num_kept = sum(max(length - batch.special.total, 0) for length in batch.lengths)
     windows_B = torch.arange(batch.num_windows, device=hidden_TD.device)
-    kept_B = (lengths_B - 2).clamp_min(0)
+    kept_B = (lengths_B - batch.special.total).clamp_min(0)
     window_of_row_R = windows_B.repeat_interleave(kept_B, output_size=num_kept)
     row_in_window_R = torch.arange(num_kept, device=hidden_TD.device) - (kept_B.cumsum(0) - kept_B)[window_of_row_R]
-    return hidden_TD[batch.starts_B1[window_of_row_R] + 1 + row_in_window_R]
+    return hidden_TD[batch.starts_B1[window_of_row_R] + batch.special.front + row_in_window_R]
+
+
+def per_base(hidden_TD: Tensor, batch: PackedBatch, letters_T: NDArray[np.uint8]) -> tuple[Tensor, NDArray[np.int32]]:
+    """Each base by itself: its token's row, as often as that token has letters; special ones have none."""
+    lengths_B = np.array(batch.lengths, dtype=np.int64)
+    starts_B = np.cumsum(lengths_B) - lengths_B
+    num_letters_B = np.add.reduceat(letters_T.astype(np.int64), starts_B)
+    repeats_T = to_device(letters_T.astype(np.int64), hidden_TD.device)
+    rows_RD = hidden_TD.repeat_interleave(repeats_T, dim=0, output_size=int(num_letters_B.sum()))
+    return rows_RD, num_letters_B.astype(np.int32)
 
 
 POOLINGS: dict[str, Callable[[Tensor, PackedBatch, Tensor], Tensor]] = {
@@ -77,7 +94,6 @@ def _segment(reduce: str, hidden_TD: Tensor, lengths_B: Tensor) -> Tensor:
 
 
 def _is_special(batch: PackedBatch) -> Tensor:
-    is_special_T = torch.zeros_like(batch.tokens_T, dtype=torch.bool)
-    is_special_T[batch.starts_B1[:-1].long()] = True
-    is_special_T[batch.starts_B1[1:].long() - 1] = True
-    return is_special_T[:, None]
+    starts_T = batch.starts_B1[batch.window_of_token_T]
+    left_T = batch.starts_B1[1:][batch.window_of_token_T] - starts_T - batch.positions_T
+    return ((batch.positions_T < batch.special.front) | (left_T <= batch.special.back))[:, None]

@@ -1,60 +1,179 @@
 """The reference implementations, slow and dense: what ours is verified against, and measured beside.
 
-ESM-2 is transformers' EsmModel. DNABERT-2's published code no longer loads on current libraries, so its forward
-pass stands here as a textbook would have it; the tests hold it to numbers from the authors' own code.
+transformers' own models where it has them. Nucleotide Transformer v2 is its EsmModel with another feed-forward put in.
+DNABERT-2's published code no longer loads on current libraries, so its forward pass stands here as a textbook would
+have it; the tests hold it to numbers from the authors' own code.
 """
 
-# B = windows, N = tokens of the longest one, H = heads, K = head dimension, D = hidden
+# B = windows, N = tokens of the longest one, H = heads, K = head dimension, D = hidden, F = feed-forward
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import gelu, layer_norm, linear
+from torch.nn.functional import gelu, layer_norm, linear, silu
 
-from hpc_embed.engine.dnabert import DnaBertShape, alibi_slopes
-from hpc_embed.engine.esm2 import Esm2Shape
+from hpc_embed.engine.biases import alibi_slopes
+from hpc_embed.errors import EnvironmentFault
+from hpc_embed.families.family import Shape
 
 Reference = Callable[[Tensor, int, int], Tensor]
 """Right-padded tokens [B, N], the padding's id and a number of layers, to the hidden states [B, N, D] after them."""
+FP32 = torch.float32
 
 
 def esm2_reference(
-    source: Path | tuple[Esm2Shape, Mapping[str, Tensor]], device: torch.device, dtype: torch.dtype = torch.float32
+    shape: Shape, tensors: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype = FP32
 ) -> Reference:
-    """transformers' EsmModel from a checkpoint's folder, or from a shape and its tensors."""
-    from transformers import EsmConfig, EsmModel
-    from transformers.utils import logging
+    """transformers' EsmModel."""
+    from transformers import EsmModel
 
-    logging.disable_progress_bar()
-    if isinstance(source, Path):
-        model = EsmModel.from_pretrained(source, add_pooling_layer=False, dtype=dtype, local_files_only=True)
-    else:
-        shape, tensors = source
-        config = EsmConfig(
-            vocab_size=shape.vocabulary,
-            mask_token_id=32,
-            pad_token_id=1,
-            hidden_size=shape.hidden,
-            num_hidden_layers=shape.num_layers,
-            num_attention_heads=shape.num_heads,
-            intermediate_size=shape.intermediate,
-            max_position_embeddings=1026,
-            position_embedding_type="rotary",
-            token_dropout=True,
-            attention_probs_dropout_prob=0.0,
-            hidden_dropout_prob=0.0,
-            layer_norm_eps=shape.layer_norm_eps,
+    with device:  # drawing numbers for a large model takes a CPU minutes
+        model = EsmModel(_esm_config(shape, token_dropout=True), add_pooling_layer=False)
+    return _running(model, tensors, device, dtype, "esm.")
+
+
+def nucleotide_reference(
+    shape: Shape, tensors: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype = FP32
+) -> Reference:
+    """transformers' EsmModel with SwiGLU in the place of its feed-forwards."""
+    from transformers import EsmModel
+
+    with device:
+        model = EsmModel(_esm_config(shape, token_dropout=False), add_pooling_layer=False)
+        for layer in model.encoder.layer:
+            layer.intermediate = _SwiGlu(shape.hidden, shape.intermediate)
+            layer.output.dense = torch.nn.Linear(shape.intermediate, shape.hidden, bias=False)
+    return _running(model, tensors, device, dtype, "esm.")
+
+
+def esmc_reference(
+    shape: Shape, tensors: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype = FP32
+) -> Reference:
+    """transformers' EsmcModel."""
+    from transformers import EsmcConfig, EsmcModel
+
+    config = EsmcConfig(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.num_layers,
+        num_attention_heads=shape.num_heads,
+        layer_norm_eps=shape.eps,
+    )
+    with device:
+        model = EsmcModel(config)
+    return _running(model, tensors, device, dtype, "esmc.")
+
+
+def t5_reference(
+    shape: Shape,
+    tensors: Mapping[str, Tensor],
+    device: torch.device,
+    dtype: torch.dtype = FP32,
+    *,
+    feed_forward: str = "relu",
+) -> Reference:
+    """transformers' T5EncoderModel."""
+    from transformers import T5Config, T5EncoderModel
+
+    config = T5Config(
+        vocab_size=shape.vocabulary,
+        d_model=shape.hidden,
+        d_kv=shape.head_dim,
+        d_ff=shape.intermediate,
+        num_layers=shape.num_layers,
+        num_heads=shape.num_heads,
+        relative_attention_num_buckets=shape.num_buckets,
+        relative_attention_max_distance=shape.max_distance,
+        layer_norm_epsilon=shape.eps,
+        feed_forward_proj=feed_forward,
+    )
+    with device:
+        model = T5EncoderModel(config)
+    embedding = tensors.get("shared.weight", tensors.get("encoder.embed_tokens.weight"))
+    assert embedding is not None
+    tied = {**tensors, "shared.weight": embedding, "encoder.embed_tokens.weight": embedding}
+    return _running(model, tied, device, dtype, "")
+
+
+def _esm_config(shape: Shape, *, token_dropout: bool) -> Any:
+    from transformers import EsmConfig
+
+    return EsmConfig(
+        vocab_size=shape.vocabulary,
+        mask_token_id=32 if token_dropout else 2,
+        pad_token_id=1,
+        hidden_size=shape.hidden,
+        num_hidden_layers=shape.num_layers,
+        num_attention_heads=shape.num_heads,
+        intermediate_size=shape.intermediate,
+        max_position_embeddings=1026,
+        position_embedding_type="rotary",
+        token_dropout=token_dropout,
+        attention_probs_dropout_prob=0.0,
+        hidden_dropout_prob=0.0,
+        layer_norm_eps=shape.eps,
+    )
+
+
+class _SwiGlu(torch.nn.Module):
+    """silu of one half times the other (Shazeer, 2020)."""
+
+    def __init__(self, hidden: int, intermediate: int) -> None:
+        super().__init__()
+        self.dense = torch.nn.Linear(hidden, 2 * intermediate, bias=False)
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        gate_BNF, value_BNF = self.dense(x_BND).chunk(2, dim=-1)
+        inner_BNF: Tensor = silu(gate_BNF) * value_BNF
+        return inner_BNF
+
+
+def published_reference(family: str, folder: Path, device: torch.device) -> Reference | None:
+    """What transformers itself makes of a checkpoint's folder; None for a family that it has no model of.
+
+    Raises EnvironmentFault for a form of checkpoint that it does not read.
+    """
+    import transformers
+
+    if family not in MODEL_CLASSES:
+        return None
+    transformers.utils.logging.disable_progress_bar()
+    options = {"add_pooling_layer": False} if family == "esm2" else {}
+    model, report = getattr(transformers, MODEL_CLASSES[family]).from_pretrained(
+        folder, dtype=FP32, local_files_only=True, output_loading_info=True, **options
+    )
+    if unread := _unread(report["missing_keys"]):
+        raise EnvironmentFault(
+            f"{folder}: transformers does not find {unread[0]} in it, so there is nothing to compare with.",
+            remedy="Verify a checkpoint that transformers has written.",
         )
-        with device:  # drawing numbers for a large model takes a CPU minutes
-            model = EsmModel(config, add_pooling_layer=False)
-        report = model.load_state_dict({name.removeprefix("esm."): t for name, t in tensors.items()}, strict=False)
-        unread = [name for name in report.missing_keys if not name.startswith(("contact_head", "embeddings.position"))]
-        assert not unread, unread
+    return _run_of(model, device, FP32)
+
+
+def _running(
+    model: Any, tensors: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype, prefix: str
+) -> Reference:
+    """A model of transformers with these tensors in it, every one of which it has to know."""
+    report = model.load_state_dict({name.removeprefix(prefix): t for name, t in tensors.items()}, strict=False)
+    unread = _unread(report.missing_keys)
+    assert not unread, unread
+    return _run_of(model, device, dtype)
+
+
+def _unread(names: Iterable[str]) -> list[str]:
+    """Those of the weights missing that a forward pass needs."""
+    return [name for name in names if not name.startswith(("contact_head", "embeddings.position"))]
+
+
+def _run_of(model: Any, device: torch.device, dtype: torch.dtype) -> Reference:
     model = model.train(False).to(device, dtype)
 
     @torch.inference_mode()
@@ -70,7 +189,7 @@ def esm2_reference(
     return run
 
 
-def dnabert_reference(shape: DnaBertShape, tensors: Mapping[str, Tensor], device: torch.device) -> Reference:
+def dnabert_reference(shape: Shape, tensors: Mapping[str, Tensor], device: torch.device) -> Reference:
     """DNABERT-2 (Zhou et al., 2024) dense and padded: explicit scores, the ALiBi bias and the mask added to them."""
     w = {name.removeprefix("bert."): tensor.to(device) for name, tensor in tensors.items()}
     slopes_H11 = torch.tensor(alibi_slopes(shape.num_heads), device=device)[:, None, None]
@@ -79,7 +198,7 @@ def dnabert_reference(shape: DnaBertShape, tensors: Mapping[str, Tensor], device
         return linear(x, w[f"{name}.weight"], w.get(f"{name}.bias"))
 
     def norm(x: Tensor, name: str) -> Tensor:
-        return layer_norm(x, (shape.hidden,), w[f"{name}.weight"], w[f"{name}.bias"], shape.layer_norm_eps)
+        return layer_norm(x, (shape.hidden,), w[f"{name}.weight"], w[f"{name}.bias"], shape.eps)
 
     @torch.inference_mode()
     def run(tokens_BN: Tensor, padding: int, layer: int) -> Tensor:
@@ -101,3 +220,16 @@ def dnabert_reference(shape: DnaBertShape, tensors: Mapping[str, Tensor], device
         return x_BND
 
     return run
+
+
+REFERENCES: dict[str, Callable[[Shape, Mapping[str, Tensor], torch.device], Reference]] = {
+    "esm2": esm2_reference,
+    "dnabert": dnabert_reference,
+    "esmc": esmc_reference,
+    "t5": t5_reference,
+    "ankh": partial(t5_reference, feed_forward="gated-gelu"),
+    "nucleotide_transformer": nucleotide_reference,
+}
+"""By family."""
+MODEL_CLASSES = {"esm2": "EsmModel", "esmc": "EsmcModel", "t5": "T5EncoderModel", "ankh": "T5EncoderModel"}
+"""transformers' own."""

@@ -1,135 +1,114 @@
-"""Residues and bases to tokens. No torch.
+"""Sequences to tokens, as a family says: a byte table, k-mers, or a byte-pair encoding.
 
-ESM-2: a byte table, one token a residue. Each letter outside the vocabulary becomes one <unk>; transformers'
-tokenizer folds a run of them into one, which loses their number.
-DNABERT: the published byte-pair encoding through the tokenizers library. It has no normaliser: lower-case
-bases, N and other letters become [UNK], which is why planning upper-cases.
+Each letter outside a vocabulary becomes one <unk>; transformers' tokenizers fold a run of them into one, which
+loses their number.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
+from hpc_embed.engine.bytepairs import BpeTokenizer, read_bpe_tokenizer, untrained_bpe_json
+from hpc_embed.engine.kmers import KmerTokeniser
+from hpc_embed.engine.vocabulary import PIECE_MARK, read_pieces, read_vocab_txt
 from hpc_embed.errors import EnvironmentFault
-
-ESM2_VOCABULARY = (
-    *("<cls>", "<pad>", "<eos>", "<unk>"),
-    *"LAGVSERTIDPKQNFYMHWCXBUZO.-",
-    *("<null_1>", "<mask>"),
-)
-CLS, PAD, EOS, UNK = range(4)
+from hpc_embed.families.family import BytePairs, Family, Kmers, Pieces, Residues, Shape, Special
 
 
-def _esm2_table() -> NDArray[np.uint8]:
-    table = np.full(256, UNK, dtype=np.uint8)
-    for token, letter in enumerate(ESM2_VOCABULARY):
-        if len(letter) == 1:
-            table[ord(letter)] = token
-    return table
+class Tokeniser(Protocol):
+    """Sequences to tokens."""
+
+    special: Special
+    """Tokens at either end of each window that stand for no residue."""
+    letters_V: NDArray[np.uint8]
+    """How many letters each token stands for, none for a special one."""
+
+    def __call__(self, sequences: Sequence[bytes]) -> Sequence[NDArray[np.integer]]:
+        """The tokens of each sequence, special ones included."""
 
 
-_ESM2_TABLE = _esm2_table()
+class ByteTable:
+    """A token a letter."""
+
+    def __init__(self, ids: Mapping[str, int], unknown: int, front: Sequence[int], back: Sequence[int]) -> None:
+        largest = max(*ids.values(), unknown, *front, *back)
+        self._table = np.full(256, unknown, dtype=np.min_scalar_type(largest))
+        for letter, token in ids.items():
+            self._table[ord(letter)] = token
+        self._front, self._back = front, back
+        self.letters_V = np.ones(largest + 1, dtype=np.uint8)
+        self.letters_V[[*front, *back]] = 0
+        self.special = Special(len(front), len(back))
+
+    def __call__(self, sequences: Sequence[bytes]) -> list[NDArray[np.integer]]:
+        """Front, a token per letter, back for each sequence."""
+        joined: NDArray[np.integer] = self._table[np.frombuffer(b"".join(sequences), dtype=np.uint8)]
+        lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
+        stops = np.cumsum(lengths + self.special.total)
+        starts = stops - lengths - self.special.total
+        row = np.zeros_like(self._table, shape=int(stops[-1]) if len(stops) else 0)
+        is_letter = np.ones(len(row), dtype=bool)
+        special = [(starts + at, token) for at, token in enumerate(self._front)]
+        special += [(stops - len(self._back) + at, token) for at, token in enumerate(self._back)]
+        for places, token in special:
+            row[places], is_letter[places] = token, False
+        row[is_letter] = joined
+        return [row[start:stop] for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
 
 
-def esm2_tokens(sequences: Sequence[bytes]) -> list[NDArray[np.uint8]]:
-    """`<cls>`, a token per residue, `<eos>` for each sequence."""
-    joined = _ESM2_TABLE[np.frombuffer(b"".join(sequences), dtype=np.uint8)]
-    lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
-    stops = np.cumsum(lengths + 2)
-    starts = stops - lengths - 2
-    row = np.empty(int(stops[-1]) if len(stops) else 0, dtype=np.uint8)
-    is_residue = np.ones(len(row), dtype=bool)
-    is_residue[starts] = is_residue[stops - 1] = False
-    row[is_residue] = joined
-    row[starts], row[stops - 1] = CLS, EOS
-    return [row[start:stop] for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
+def residue_table(residues: Residues) -> ByteTable:
+    """The table of a vocabulary that is the same in every checkpoint."""
+    ids = {name: token for token, name in enumerate(residues.vocabulary)}
+    letters = {name: token for name, token in ids.items() if len(name) == 1}
+    return ByteTable(letters, ids[residues.unknown], [ids[residues.front]], [ids[residues.back]])
 
 
-class BpeTokenizer:
-    """A byte-pair encoding with [CLS] and [SEP] around each sequence.
-
-    Special ids are looked up by name: the published config.json says that padding is 0, and its tokenizer 3.
-    """
-
-    def __init__(self, tokenizer_json: str) -> None:
-        self._tokenizer = Tokenizer.from_str(tokenizer_json)
-        self._tokenizer.no_padding()  # some published copies pad to 2,000 tokens
-        self._tokenizer.no_truncation()
-        self.cls, self.sep, self.pad, self.unknown = (self._id(name) for name in ("[CLS]", "[SEP]", "[PAD]", "[UNK]"))
-
-    @property
-    def vocabulary_size(self) -> int:
-        size: int = self._tokenizer.get_vocab_size()
-        return size
-
-    def tokens(self, sequences: Sequence[bytes]) -> list[NDArray[np.uint16]]:
-        """`[CLS]`, byte-pair tokens, `[SEP]` for each sequence."""
-        texts = [sequence.decode("ascii") for sequence in sequences]
-        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        return [np.array([self.cls, *encoding.ids, self.sep], dtype=np.uint16) for encoding in encodings]
-
-    def _id(self, name: str) -> int:
-        found = self._tokenizer.token_to_id(name)
-        if found is None:
-            raise EnvironmentFault(f"tokenizer.json has no {name}.", remedy="Fetch the checkpoint again.")
-        return int(found)
-
-
-def read_bpe_tokenizer(folder: Path) -> BpeTokenizer:
-    """The tokenizer of a checkpoint folder."""
-    path = folder / "tokenizer.json"
-    try:
-        return BpeTokenizer(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise EnvironmentFault(f"{path}: no such file.", remedy="Fetch the checkpoint again.") from error
-    except (OSError, ValueError) as error:
-        raise EnvironmentFault(f"{path}: cannot be read ({error}).", remedy="Fetch the checkpoint again.") from error
-    except Exception as error:  # the tokenizers library raises plain Exception for what it cannot parse
-        if type(error) is not Exception:
-            raise
-        raise EnvironmentFault(f"{path}: not a tokenizer ({error}).", remedy="Fetch the checkpoint again.") from error
-
-
-def untrained_bpe_json() -> str:
-    """A stand-in for the published tokenizer, for untrained models and tests: same special tokens, and every
-    word of up to four bases, with as many of five as 4,096 entries leave room for.
-    """
-    words = ["".join(letters) for length in range(1, 6) for letters in product("ACGT", repeat=length)]
-    vocabulary = {word: index for index, word in enumerate(["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]", *words])}
-    merges = [[word[:split], word[split:]] for word in words if (split := _split_of(len(word)))]
-    special = [
-        {
-            "id": index,
-            "content": name,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-            "special": True,
-        }
-        for name, index in list(vocabulary.items())[:5]
-    ]
-    model = {
-        "type": "BPE",
-        "dropout": None,
-        "unk_token": "[UNK]",
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
-        "fuse_unk": False,
-        "byte_fallback": False,
-        "vocab": vocabulary,
-        "merges": merges,
+def piece_table(pieces: Pieces, ids: Mapping[str, int]) -> ByteTable:
+    """The table of a SentencePiece vocabulary of single letters."""
+    letters = {
+        letter: ids[name]
+        for letter in map(chr, range(ord("A"), ord("Z") + 1))
+        for name in (PIECE_MARK + letter, letter)[::-1]
+        if name in ids
     }
-    return json.dumps({"version": "1.0", "added_tokens": special, "model": model})
+    letters |= {letter: letters[other] for letter, other in pieces.rewritten.items() if other in letters}
+    missing = [name for name in (pieces.back, pieces.unknown) if name not in ids]
+    if missing or not letters:
+        raise EnvironmentFault(
+            f"the tokenizer has no {', '.join(missing) or 'single letters'}, so this is no model of proteins.",
+            remedy="Fetch the checkpoint again.",
+        )
+    front = [ids[pieces.front]] if pieces.front in ids else []
+    return ByteTable(letters, ids[pieces.unknown], front, [ids[pieces.back]])
 
 
-def _split_of(length: int) -> int:
-    """Where a word is put together from two shorter ones; 0 for a single letter."""
-    return {2: 1, 3: 2, 4: 2, 5: 4}.get(length, 0)
+def make_tokeniser(family: Family, shape: Shape, folder: Path | None) -> Tokeniser:
+    """The tokeniser of a checkpoint's folder, or of an untrained model."""
+    match family.tokens:
+        case Residues() as residues:
+            return residue_table(residues)
+        case Pieces() as pieces:
+            return piece_table(pieces, untrained_pieces(pieces, shape) if folder is None else read_pieces(folder))
+        case Kmers() as kmers:
+            return KmerTokeniser(kmers, untrained_kmers(kmers) if folder is None else read_vocab_txt(folder))
+        case BytePairs() as names:
+            return BpeTokenizer(untrained_bpe_json(), names) if folder is None else read_bpe_tokenizer(folder, names)
+
+
+def untrained_pieces(pieces: Pieces, shape: Shape) -> dict[str, int]:
+    """Ids of an untrained model: special ones, letters, and in a vocabulary that has room for it the front."""
+    names = ["<pad>", pieces.back, pieces.unknown, *(PIECE_MARK + letter for letter in pieces.letters)]
+    ids = {name: token for token, name in enumerate(names)}
+    return ids | ({pieces.front: pieces.front_id} if 0 < pieces.front_id < shape.vocabulary else {})
+
+
+def untrained_kmers(kmers: Kmers) -> dict[str, int]:
+    """Ids as the published vocab.txt has them: special ones, words, single letters."""
+    words = ["".join(letters) for letters in product("ATCG", repeat=kmers.k)]
+    return {name: token for token, name in enumerate([*kmers.special, *words, *"ATCGN"])}

@@ -10,7 +10,6 @@ from hpc_embed.run.plan import Cost
 
 Ints = NDArray[np.int64]
 
-SPECIAL_TOKENS = 2
 MILLITOKEN = 1000
 COMPOSITION_FLOPS_PER_RESIDUE = 4
 
@@ -28,17 +27,19 @@ def millitokens(cost: Cost, num_tokens_N: Ints) -> Ints:
 
 
 def cost_of(model: Model) -> Cost:
-    """What one forward pass costs: a layer multiplies each token with 4 D*D attention weights and its
-    feed-forward weights, at two FLOPs a weight; scores and their use take 4 D FLOPs for each pair of tokens.
+    """What one forward pass costs: a layer multiplies each token with 4 D*W attention weights and its
+    feed-forward weights, at two FLOPs a weight; scores and their use take 4 W FLOPs for each pair of tokens (D the
+    hidden size, W the heads' own).
     """
-    if not model.num_layers:
+    if model.shape is None:
         return Cost(linear_flops=COMPOSITION_FLOPS_PER_RESIDUE, quadratic_flops=0)
-    weights = model.num_layers * (4 * model.hidden**2 + model.feed_forward_weights)
-    return Cost(linear_flops=2 * weights, quadratic_flops=4 * model.num_layers * model.hidden)
+    shape = model.shape
+    weights = shape.num_layers * (4 * shape.hidden * shape.width + model.feed_forward_weights)
+    return Cost(linear_flops=2 * weights, quadratic_flops=4 * shape.num_layers * shape.width)
 
 
 def tokens_of_lengths(model: Model, lengths_N: Ints) -> Ints:
     """Tokens of windows of so many residues; exact for one token a residue, else the model's mean."""
-    if not model.num_layers:
+    if model.shape is None:
         return lengths_N
-    return np.ceil(lengths_N / model.residues_per_token).astype(np.int64) + SPECIAL_TOKENS
+    return np.ceil(lengths_N / model.residues_per_token).astype(np.int64) + model.num_special_tokens

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from hpc_embed.progress import format_seconds
-from hpc_embed.registry import PER_TOKEN
-from hpc_embed.run.plan import Cost, Plan, Totals
+from hpc_embed.registry import PER_BASE, PER_TOKEN
+from hpc_embed.run.plan import Cost, Embedding, Plan, Totals
 
 SHARE_OF_PEAK = 0.4
 """Share of the data sheet's dense matmul peak that bulk embedding is assumed to reach."""
@@ -52,6 +52,7 @@ class Forecast(NamedTuple):
 
     run_dir: str
     model: str
+    licence: str
     fingerprint: str
     pooling: str
     totals: Totals
@@ -64,18 +65,20 @@ class Forecast(NamedTuple):
     device_seconds: float
     """Estimated, all shards on these devices, without start-up."""
     dataset_bytes: int
+    dataset_rows: int
 
 
 def forecast(plan: Plan, run_dir: str, device: str, num_devices: int = 1) -> Forecast:
     """Work out the figures."""
     totals = plan.totals
     flops = [shard.flops for shard in plan.shards]
-    num_vectors = totals.num_tokens if plan.embedding.pooling == PER_TOKEN else totals.num_records
+    num_vectors = _num_rows(plan)
     return Forecast(
         run_dir=run_dir,
         model=plan.model.name,
+        licence=plan.model.licence,
         fingerprint=plan.fingerprint,
-        pooling=plan.embedding.pooling,
+        pooling=_pooling(plan.embedding),
         totals=totals,
         num_shards=len(flops),
         spread=max(flops) * len(flops) / sum(flops),
@@ -84,7 +87,27 @@ def forecast(plan: Plan, run_dir: str, device: str, num_devices: int = 1) -> For
         num_devices=num_devices,
         device_seconds=seconds_on(device, plan.cost, float(sum(flops)), totals.num_tokens) / num_devices,
         dataset_bytes=4 * plan.dimension * num_vectors,
+        dataset_rows=_num_records_apart(plan),
     )
+
+
+def _num_records_apart(plan: Plan) -> int:
+    """Rows of the dataset: records, or their windows where these stay apart."""
+    totals = plan.totals
+    return totals.num_windows + totals.num_skipped if plan.embedding.outputs.is_per_window else totals.num_records
+
+
+def _num_rows(plan: Plan) -> int:
+    """Rows of numbers in the dataset."""
+    outputs, totals = plan.embedding.outputs, plan.totals
+    letters = {PER_TOKEN: totals.num_tokens, PER_BASE: totals.num_residues}.get(outputs.per_letter or "", 0)
+    return letters + outputs.num_pooled_rows * _num_records_apart(plan)
+
+
+def _pooling(embedding: Embedding) -> str:
+    """Poolings, and layers where there are several."""
+    layers = embedding.outputs.layers
+    return embedding.pooling + (f", layers {', '.join(map(str, layers))}" if len(layers) > 1 else "")
 
 
 def describe(figures: Forecast) -> str:
@@ -107,12 +130,14 @@ def describe(figures: Forecast) -> str:
         ("tokens", f"{t.num_tokens:,}"),
         ("shards", f"{f.num_shards:,}, largest over mean {f.spread:.4f}"),
         ("estimate", f"{format_seconds(f.device_seconds)} on {devices}, all shards, without start-up"),
-        ("dataset", f"about {_size(f.dataset_bytes)}"),
+        ("dataset", f"{f.dataset_rows:,} rows, about {_size(f.dataset_bytes)}"),
     ]
     if t.num_duplicate_ids:
         rows.insert(3, ("repeated ids", f"{t.num_duplicate_ids:,} records (kept, told apart by ordinal)"))
     if t.num_unknown_letters:
         rows.insert(4, ("unknown letters", f"{t.num_unknown_letters:,}, embedded as unknown"))
+    if f.licence:
+        rows.insert(2, ("licence", f.licence))
     return "\n".join(f"{name:<16}{value}" for name, value in rows)
 
 

@@ -24,12 +24,14 @@ from hpc_embed.errors import BadInput, RunConflict, UsageError
 from hpc_embed.planning.cost import cost_of, flops, millitokens, tokens_of_lengths
 from hpc_embed.planning.dealing import deal
 from hpc_embed.planning.forecast import seconds_on
+from hpc_embed.planning.outputs import layers_of, poolings_of
 from hpc_embed.planning.scan import ScanResult, open_input, refuse_wrong_kind, scan
 from hpc_embed.progress import counting, note
 from hpc_embed.registry import Model
 from hpc_embed.run.files import make_folders, remove, remove_leftovers, temporary_sibling, whole_file
 from hpc_embed.run.identity import ModelIdentity, pin_model
 from hpc_embed.run.layout import RunLayout
+from hpc_embed.run.licences import is_non_commercial
 from hpc_embed.run.plan import (
     Cost,
     Embedding,
@@ -110,26 +112,15 @@ def _scratch(layout: RunLayout) -> Iterator[Path]:
 
 
 def _embedding(settings: PlanSettings, model: Model) -> Embedding:
-    pooling = model.pooling if settings.pooling == "default" else settings.pooling
-    if pooling not in model.poolings:
-        raise UsageError(
-            f"--pooling {settings.pooling}: {model.name} has none of that name.",
-            remedy=f"Choose default or {', '.join(model.poolings)}.",
-        )
-    layer = settings.layer if settings.layer >= 0 else model.num_layers + 1 + settings.layer
-    if not 0 <= layer <= model.num_layers:
-        raise UsageError(
-            f"--layer {settings.layer}: {model.name} has layers 0 to {model.num_layers}.",
-            remedy="Choose one of these, or count from -1, the last.",
-        )
+    poolings, layers = poolings_of(settings, model), layers_of(settings, model)
     if settings.max_residues and model.max_residues and settings.max_residues > model.max_residues:
         note(
             f"warning: --max-residues {settings.max_residues} is beyond the {model.max_residues} that "
             f"{model.name} is made for."
         )
     return Embedding(
-        pooling=pooling,
-        layer=layer,
+        pooling=",".join(poolings),
+        layer=layers[0] if len(layers) == 1 else layers,
         precision=settings.precision,
         on_long=settings.on_long,
         max_residues=settings.max_residues or model.max_residues,
@@ -180,17 +171,20 @@ def _write_run(
         version=__version__,
         fingerprint=fingerprint(identity, embedding, inputs),
         kind=model.kind,
-        dimension=model.dimension,
+        dimension=model.dimension * embedding.outputs.width,
         model=identity,
         embedding=embedding,
         inputs=inputs,
         totals=_totals(scanned, shards, duplicates),
         cost=cost,
         shards=shards,
+        num_special_tokens=model.num_special_tokens,
     )
     for folder in (layout.outputs, layout.work, layout.logs):
         make_folders(folder)
     plan.write(layout.plan)
+    if is_non_commercial(identity.licence):
+        note(f"warning: {model.name} is under {identity.licence}: not for commercial use.")
     if scanned.num_unknown_letters:
         note(
             f"warning: {scanned.num_unknown_letters:,} letters that {model.name} does not know are embedded as "

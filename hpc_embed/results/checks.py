@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from hpc_embed.errors import EnvironmentFault
 from hpc_embed.progress import Counting
-from hpc_embed.registry import PER_TOKEN
 from hpc_embed.run.canary import Canary, odd_ones
 from hpc_embed.run.faults import patiently
 from hpc_embed.run.files import discard, sha256_of_file, temporary_sibling
@@ -38,6 +37,8 @@ class WindowVectors:
     """0 where there is no vector."""
     is_per_token: bool
     """A row for each token of a window, and not one for each window."""
+    num_pooled_rows: int = 0
+    """Rows of each window behind those of its tokens."""
     num_rows: int = 0
     """Rows taken so far."""
     failed: dict[int, str] = field(default_factory=dict)
@@ -63,18 +64,20 @@ class Problems:
 def room_for_vectors(plan: Plan, layout: RunLayout, memory_mebibytes: int) -> Iterator[WindowVectors]:
     """Room in memory, or beyond `memory_mebibytes` in a scratch file that goes away afterwards."""
     num_windows = plan.totals.num_unique_windows
-    is_per_token = plan.embedding.pooling == PER_TOKEN
+    outputs = plan.embedding.outputs
+    is_per_token = outputs.per_letter is not None
+    num_pooled_rows = outputs.num_pooled_rows if is_per_token else 0
     markers = (read_marker(layout.outputs, shard_name(index)) for index in range(len(plan.shards)))
     num_rows = sum(marker.rows for marker in markers if marker is not None) if is_per_token else num_windows
     shape = (num_rows, plan.dimension)
     first_row_U, num_tokens_U = np.zeros(num_windows, dtype=np.int64), np.zeros(num_windows, dtype=np.int32)
     if 4 * shape[0] * shape[1] <= memory_mebibytes * MEBIBYTE:
-        yield WindowVectors(np.empty(shape, dtype=np.float32), first_row_U, num_tokens_U, is_per_token)
+        yield WindowVectors(np.empty(shape, dtype=np.float32), first_row_U, num_tokens_U, is_per_token, num_pooled_rows)
         return
     scratch = temporary_sibling(layout.root / "gathering")
     try:
         vectors_RD = np.memmap(scratch, dtype=np.float32, mode="w+", shape=shape)
-        yield WindowVectors(vectors_RD, first_row_U, num_tokens_U, is_per_token)
+        yield WindowVectors(vectors_RD, first_row_U, num_tokens_U, is_per_token, num_pooled_rows)
     finally:
         discard(scratch)
 
@@ -193,7 +196,7 @@ def _checked_windows(
         raise BadOutput("a window that the plan does not have")
     num_tokens_W = num_tokens_R[first_row_W]
     num_runs = np.count_nonzero(keys_R[1:] != keys_R[:-1]) + min(len(keys_R), 1)
-    expected_W = num_tokens_W if into.is_per_token else np.ones_like(num_tokens_W)
+    expected_W = num_tokens_W + into.num_pooled_rows if into.is_per_token else np.ones_like(num_tokens_W)
     if into.num_tokens_U[keys_W].any() or num_runs != len(keys_W) or (num_rows_W != expected_W).any():
         raise BadOutput("a window that occurs twice, or in part")
     return keys_W, first_row_W, num_tokens_W

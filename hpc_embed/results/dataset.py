@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -16,21 +16,29 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from hpc_embed.registry import WITH_SPECIAL
 from hpc_embed.results.checks import MEBIBYTE, WindowVectors
 from hpc_embed.run import files
 from hpc_embed.run.faults import patiently
 from hpc_embed.run.files import new_file
+from hpc_embed.run.outputs import Outputs
 from hpc_embed.run.vectors import METADATA_KEY, ROW_GROUP_ROWS
 
 NUMBERS = {"float32": pa.float32(), "float16": pa.float16()}
 
 
-class Rows(NamedTuple):
-    """The vectors of a block of N records."""
+class Vectors(NamedTuple):
+    """One column's vectors of a block of N records."""
 
     vectors_RD: NDArray[np.float32]
     num_rows_N: NDArray[np.int64]
     """How many of them each record has, side by side: one, its tokens without pooling, or none."""
+
+
+class Rows(NamedTuple):
+    """What a block of N records has."""
+
+    columns: list[Vectors]
     num_tokens_N: NDArray[np.int64]
     failures: dict[int, str]
     """Reason by place in the block, for records with a window that failed."""
@@ -70,16 +78,28 @@ class Hashed(io.RawIOBase):
         return len(content)
 
 
-def dataset_schema(dimension: int, dtype: str, metadata: Mapping[str, object], *, is_per_token: bool) -> pa.Schema:
-    """Columns of the dataset; the metadata stand as JSON under `hpc_embed`."""
-    vector = pa.list_(pa.field("element", NUMBERS[dtype]), dimension)
+class Arrangement(NamedTuple):
+    """How the vectors of windows become a dataset."""
+
+    outputs: Outputs
+    num_special_tokens: int
+    """Of each window."""
+    max_residues: int | None
+    """Where a truncated record was cut."""
+
+
+def dataset_schema(dimension: int, dtype: str, metadata: Mapping[str, object], outputs: Outputs) -> pa.Schema:
+    """Columns of the dataset, the vectors of D numbers each; the metadata stand as JSON under `hpc_embed`."""
+    vector = pa.list_(pa.field("element", NUMBERS[dtype]), dimension // outputs.width)
+    rows = pa.large_list(pa.field("element", vector))
     columns = [
         ("ordinal", pa.int64()),
         ("id", pa.string()),
-        ("embedding", pa.large_list(pa.field("element", vector)) if is_per_token else vector),
+        *((output.name, rows if output.row is None else vector) for output in outputs.columns),
         ("length", pa.int64()),
         ("num_tokens", pa.int64()),
         ("num_windows", pa.int32()),
+        *([("start", pa.int64()), ("stop", pa.int64())] if outputs.is_per_window else []),
         ("status", pa.string()),
         ("reason", pa.string()),
     ]
@@ -87,11 +107,12 @@ def dataset_schema(dimension: int, dtype: str, metadata: Mapping[str, object], *
 
 
 def write_parts(
-    folder: Path, records: Path, windows: WindowVectors, pooling: str, schema: pa.Schema, part_mebibytes: int
+    folder: Path, records: Path, windows: WindowVectors, how: Arrangement, schema: pa.Schema, part_mebibytes: int
 ) -> Written:
     """Write the parts into `folder`, in input order."""
-    width = windows.vectors_RD.shape[1] * _number_type(schema).bit_width // 8
-    vectors_per_record = max(1, windows.num_rows // max(len(windows.num_tokens_U), 1)) if windows.is_per_token else 1
+    vectors_of = [output.name for output in how.outputs.columns]
+    width = windows.vectors_RD.shape[1] * _number_type(schema, vectors_of[0]).bit_width // 8
+    vectors_per_record = _vectors_per_record(records, windows, how.outputs)
     rows_per_group = max(1, ROW_GROUP_ROWS // vectors_per_record)
     group_bytes = width * vectors_per_record * rows_per_group
     rows_per_part = max(1, part_mebibytes * MEBIBYTE // group_bytes) * rows_per_group
@@ -106,11 +127,12 @@ def write_parts(
                 part.close()
                 _note_part(parts, hashed, rows_in_part)
                 hashed = Hashed(part.enter_context(new_file(folder / part_name(len(parts)))))
-                writer = part.enter_context(_part_writer(hashed, schema))
+                writer = part.enter_context(_part_writer(hashed, schema, vectors_of))
                 rows_in_part = 0
-            table = _table(batch, records_to_rows(batch["windows"], windows, pooling), schema)
-            statuses.update(table["status"].to_pylist())
-            writer.write_table(table, row_group_size=rows_per_group)
+            rows = by_window(batch, how.max_residues) if how.outputs.is_per_window else batch
+            table = _table(rows, records_to_rows(rows["windows"], windows, how), schema)
+            statuses.update(_statuses(table))
+            writer.write_table(table, row_group_size=ROW_GROUP_ROWS if how.outputs.is_per_window else rows_per_group)
             rows_in_part += len(batch)
     _note_part(parts, hashed, rows_in_part)
     return Written(statuses, parts)
@@ -126,12 +148,12 @@ def part_name(index: int) -> str:
     return f"part-{index:05d}.parquet"
 
 
-def _part_writer(file: Hashed, schema: pa.Schema) -> pq.ParquetWriter:
+def _part_writer(file: Hashed, schema: pa.Schema, vectors_of: Sequence[str]) -> pq.ParquetWriter:
     return pq.ParquetWriter(
         file,
         schema,
-        compression={column: "none" if column == "embedding" else "zstd" for column in schema.names}
-        | {"embedding.list.element": "none", "embedding.list.element.list.element": "none"},
+        compression={column: "none" if column in vectors_of else "zstd" for column in schema.names}
+        | {f"{name}.{path}": "none" for name in vectors_of for path in ("list.element", "list.element.list.element")},
         use_dictionary=["status", "reason"],
         write_statistics=["ordinal"],
     )
@@ -142,8 +164,38 @@ def _blocks(records: Path, num_rows: int) -> Iterator[pa.RecordBatch]:
         yield from pq.ParquetFile(file).iter_batches(num_rows)
 
 
-def records_to_rows(keys: pa.ListArray, windows: WindowVectors, pooling: str) -> Rows:
-    """One vector per record from the vectors of its windows: their maximum for `max`, else their mean
+def _vectors_per_record(records: Path, windows: WindowVectors, outputs: Outputs) -> int:
+    """On average, at least one."""
+    if outputs.is_per_window:
+        num_records: int = pq.read_metadata(records).num_rows
+        return max(1, len(windows.num_tokens_U) // max(num_records, 1))
+    return max(1, windows.num_rows // max(len(windows.num_tokens_U), 1)) if windows.is_per_token else 1
+
+
+def by_window(batch: pa.RecordBatch, max_residues: int | None) -> pa.RecordBatch:
+    """A row for each window of each record, with the place of its residues; one for a record without windows."""
+    num_windows_N = batch["windows"].value_lengths().to_numpy()
+    record_W = np.repeat(np.arange(len(batch)), np.maximum(num_windows_N, 1))
+    first_N = np.cumsum(np.maximum(num_windows_N, 1)) - np.maximum(num_windows_N, 1)
+    place_W, number_W = np.arange(len(record_W)) - first_N[record_W], num_windows_N[record_W]
+    length_W = batch["length"].to_numpy()[record_W]
+    if max_residues is not None:  # one window of a longer record is what was left of it
+        length_W = np.where(number_W == 1, np.minimum(length_W, max_residues), length_W)
+    has_none_W = number_W == 0
+    start_W, stop_W = (length_W * (place_W + more) // np.maximum(number_W, 1) for more in (0, 1))
+    keys = pa.ListArray.from_arrays(
+        pa.array(np.concatenate(([0], np.cumsum(~has_none_W))).astype(np.int32)), batch["windows"].flatten()
+    )
+    rows = batch.take(pa.array(record_W))
+    names = [name for name in batch.schema.names if name != "windows"]
+    columns = [*(rows[name] for name in names), keys]
+    columns += [pa.array(place, mask=has_none_W) for place in (start_W, stop_W)]
+    counts = pa.array(number_W.astype(np.int32))
+    return pa.RecordBatch.from_arrays([*columns, counts], names=[*names, "windows", "start", "stop", "num_windows"])
+
+
+def records_to_rows(keys: pa.ListArray, windows: WindowVectors, how: Arrangement) -> Rows:
+    """One vector per record and column from the vectors of its windows: their maximum for `max`, else their mean
     weighted by tokens, so that the mean over windows is the mean over tokens. Without pooling, the vectors of its
     tokens, one window after the other.
     """
@@ -160,21 +212,55 @@ def records_to_rows(keys: pa.ListArray, windows: WindowVectors, pooling: str) ->
     has_vector_N[list(failures)] = False
     num_tokens_N[~has_vector_N] = 0
     first_row_W, has_vector_W = windows.first_row_U[keys_W], has_vector_N[record_of_window_W]
-    if windows.is_per_token:
-        rows_R = _ranges(first_row_W[has_vector_W], tokens_W[has_vector_W])
-        return Rows(windows.vectors_RD[rows_R], num_tokens_N, num_tokens_N, failures)
+    dimension = windows.vectors_RD.shape[1] // how.outputs.width
+    columns = []
+    for output in how.outputs.columns:
+        numbers = slice(output.first_number * dimension, (output.first_number + 1) * dimension)
+        if output.row is None:
+            rows_R = _ranges(first_row_W[has_vector_W], tokens_W[has_vector_W])
+            columns.append(Vectors(windows.vectors_RD[rows_R, numbers], num_tokens_N))
+            continue
+        row_W = first_row_W + output.row + (tokens_W if windows.is_per_token else 0)
+        adds_special = output.pooling in WITH_SPECIAL and not how.outputs.counts_special
+        weights_W = tokens_W + (how.num_special_tokens if adds_special else 0)
+        vectors_RD = _joined(windows.vectors_RD, row_W, numbers, weights_W, output.pooling, lengths_N, has_vector_N)
+        columns.append(Vectors(vectors_RD, has_vector_N.astype(np.int64)))
+    return Rows(columns, num_tokens_N, failures)
+
+
+def _joined(
+    vectors_RD: NDArray[np.float32],
+    row_W: NDArray[np.int64],
+    numbers: slice,
+    weights_W: NDArray[np.int64],
+    pooling: str,
+    lengths_N: NDArray[np.int64],
+    has_vector_N: NDArray[np.bool_],
+) -> NDArray[np.float32]:
+    """The vector of each record that has one, from those of its windows."""
     starts_N = np.cumsum(lengths_N) - lengths_N
-    rows_R = first_row_W[starts_N[has_vector_N]]
-    vectors_RD = windows.vectors_RD[rows_R]
+    made_RD = vectors_RD[row_W[starts_N[has_vector_N]], numbers]
     place_N = np.cumsum(has_vector_N) - 1
     for record in np.flatnonzero(has_vector_N & (lengths_N > 1)):
         span = slice(starts_N[record], starts_N[record] + lengths_N[record])
-        vectors_kD = windows.vectors_RD[first_row_W[span]]
+        vectors_kD = vectors_RD[row_W[span], numbers]
         if pooling == "max":
-            vectors_RD[place_N[record]] = vectors_kD.max(axis=0)
+            made_RD[place_N[record]] = vectors_kD.max(axis=0)
         else:
-            vectors_RD[place_N[record]] = np.average(vectors_kD.astype(np.float64), axis=0, weights=tokens_W[span])
-    return Rows(vectors_RD, has_vector_N.astype(np.int64), num_tokens_N, failures)
+            made_RD[place_N[record]] = np.average(vectors_kD.astype(np.float64), axis=0, weights=weights_W[span])
+    return made_RD
+
+
+def _statuses(table: pa.Table) -> Iterator[str]:
+    """Each record's status once; failed where a window of it has."""
+    if "start" not in table.schema.names:
+        yield from table["status"].to_pylist()
+        return
+    of_record: dict[int, str] = {}
+    for ordinal, status in zip(table["ordinal"].to_pylist(), table["status"].to_pylist(), strict=True):
+        if of_record.get(ordinal) != "failed":
+            of_record[ordinal] = status
+    yield from of_record.values()
 
 
 def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -184,8 +270,8 @@ def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np
     return numbers
 
 
-def _number_type(schema: pa.Schema) -> pa.DataType:
-    kind = schema.field("embedding").type
+def _number_type(schema: pa.Schema, name: str) -> pa.DataType:
+    kind = schema.field(name).type
     return kind.value_type.value_type if pa.types.is_large_list(kind) else kind.value_type
 
 
@@ -194,28 +280,23 @@ def _table(batch: pa.RecordBatch, rows: Rows, schema: pa.Schema) -> pa.Table:
     if rows.failures:
         statuses = pa.array(["failed" if at in rows.failures else old for at, old in enumerate(statuses.to_pylist())])
         reasons = pa.array([rows.failures.get(at, old) for at, old in enumerate(reasons.to_pylist())])
-    columns = [
-        batch["ordinal"],
-        batch["id"],
-        _embedding(rows, schema),
-        batch["length"],
-        pa.array(rows.num_tokens_N),
-        batch["windows"].value_lengths(),
-        statuses,
-        reasons,
-    ]
-    return pa.Table.from_arrays(columns, schema=schema)
+    made = {"num_tokens": pa.array(rows.num_tokens_N), "status": statuses, "reason": reasons}
+    if "num_windows" not in batch.schema.names:
+        made["num_windows"] = batch["windows"].value_lengths()
+    names = [name for name in schema.names if name.startswith("embedding")]
+    made |= {name: embedding_column(rows.columns[at], schema, name) for at, name in enumerate(names)}
+    return pa.Table.from_arrays([made[name] if name in made else batch[name] for name in schema.names], schema=schema)
 
 
-def _embedding(rows: Rows, schema: pa.Schema) -> pa.Array:
+def embedding_column(column: Vectors, schema: pa.Schema, name: str = "embedding") -> pa.Array:
     """The column of vectors, or of lists of vectors, null where a record has none."""
-    kind, number = schema.field("embedding").type, _number_type(schema).to_pandas_dtype()
-    is_missing_N = pa.array(rows.num_rows_N == 0)
+    kind, number = schema.field(name).type, _number_type(schema, name).to_pandas_dtype()
+    is_missing_N = pa.array(column.num_rows_N == 0)
     if pa.types.is_large_list(kind):
-        flat = pa.array(rows.vectors_RD.reshape(-1).astype(number, copy=False))
+        flat = pa.array(column.vectors_RD.reshape(-1).astype(number, copy=False))
         vectors = pa.FixedSizeListArray.from_arrays(flat, type=kind.value_type)
-        offsets = np.concatenate(([0], np.cumsum(rows.num_rows_N)))
+        offsets = np.concatenate(([0], np.cumsum(column.num_rows_N)))
         return pa.LargeListArray.from_arrays(pa.array(offsets), vectors, type=kind, mask=is_missing_N)
-    vectors_ND = np.zeros((len(rows.num_rows_N), rows.vectors_RD.shape[1]), dtype=number)
-    vectors_ND[rows.num_rows_N > 0] = rows.vectors_RD
+    vectors_ND = np.zeros((len(column.num_rows_N), column.vectors_RD.shape[1]), dtype=number)
+    vectors_ND[column.num_rows_N > 0] = column.vectors_RD
     return pa.FixedSizeListArray.from_arrays(pa.array(vectors_ND.reshape(-1)), type=kind, mask=is_missing_N)

@@ -14,7 +14,7 @@ from hpc_embed.config import GatherSettings
 from hpc_embed.errors import EnvironmentFault, Incomplete, RunConflict
 from hpc_embed.progress import counting
 from hpc_embed.results.checks import Problems, WindowVectors, collect, room_for_vectors, withdraw_odd
-from hpc_embed.results.dataset import dataset_schema, write_parts
+from hpc_embed.results.dataset import Arrangement, dataset_schema, write_parts
 from hpc_embed.results.waiting import wait_for_markers
 from hpc_embed.run.files import remove, remove_leftovers, whole_folder, write_json
 from hpc_embed.run.layout import RunLayout
@@ -55,11 +55,9 @@ def gather(plan: Plan, layout: RunLayout, settings: GatherSettings) -> Gathered:
             return found._replace(seconds=time.monotonic() - started)
         remove(layout.dataset_facts)
         with whole_folder(layout.dataset) as folder:
-            shared, is_per_token = _for_parts(facts), windows.is_per_token
-            schema = dataset_schema(plan.dimension, settings.dtype, shared, is_per_token=is_per_token)
-            statuses, parts = write_parts(
-                folder, layout.records, windows, plan.embedding.pooling, schema, settings.part_mebibytes
-            )
+            how = Arrangement(plan.embedding.outputs, plan.num_special_tokens, plan.embedding.max_residues)
+            schema = dataset_schema(plan.dimension, settings.dtype, _for_parts(facts), how.outputs)
+            statuses, parts = write_parts(folder, layout.records, windows, how, schema, settings.part_mebibytes)
             _prove(plan, dict(statuses))
         content = {**facts, "num_records": statuses.total(), "statuses": dict(sorted(statuses.items()))}
         content["parts"] = {name: part._asdict() for name, part in parts.items()}
@@ -97,16 +95,18 @@ def _facts(plan: Plan, windows: WindowVectors, settings: GatherSettings) -> dict
         )
     versions = sorted({f"{name} {version}" for m in windows.markers for name, version in m.facts.versions.items()})
     digest = hashlib.sha256("\n".join(marker.sha256 for marker in windows.markers).encode("ascii"))
-    return {
+    facts = {
         "model": plan.model.name,
         "untrained": plan.model.is_untrained,
         "model_source": plan.model.source,
         "model_revision": plan.model.revision,
         "model_digest": plan.model.digest,
+        "licence": plan.model.licence,
         "pooling": plan.embedding.pooling,
         "layer": plan.embedding.layer,
         "precision": ",".join(sorted(precisions)),
-        "dimension": plan.dimension,
+        "dimension": plan.dimension // plan.embedding.outputs.width,
+        "columns": [output.name for output in plan.embedding.outputs.columns],
         "dtype": settings.dtype,
         "fingerprint": plan.fingerprint,
         "embedding": asdict(plan.embedding),
@@ -115,6 +115,8 @@ def _facts(plan: Plan, windows: WindowVectors, settings: GatherSettings) -> dict
         "gathered_by": f"hpc_embed {__version__}",
         "outputs_digest": digest.hexdigest(),
     }
+    plain: dict[str, object] = json.loads(json.dumps(facts))  # as it is read back
+    return plain
 
 
 def _for_parts(facts: dict[str, object]) -> dict[str, object]:

@@ -7,10 +7,18 @@ from pathlib import Path
 
 from hpc_embed.errors import FULL_DISK_REMEDY, EnvironmentFault, is_full_disk
 from hpc_embed.registry import models
+from hpc_embed.run.licences import CARD
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
 FALLBACK_WEIGHT_PATTERNS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
-SMALL_FILES = ("config.json", "tokenizer.json", "vocab.txt")
+SMALL_FILES = ("config.json", "tokenizer.json", "vocab.txt", "spiece.model", "added_tokens.json")
+"""What our families read beside the weights."""
+TOKENISER_FILES = (
+    *("tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt"),
+    *("tokenizer.model", "sentencepiece.bpe.model"),
+)
+"""What transformers' tokenisers read besides."""
+BESIDE_THE_WEIGHTS = (*SMALL_FILES, *TOKENISER_FILES, CARD)
 ANSWER_SECONDS = 10.0
 """A hub that takes longer counts as out of reach."""
 STAGE = "Run `hpc-embed stage-model` where there is internet and give the folder that it names"
@@ -63,7 +71,7 @@ def download(name: str, repository: str, revision: str | None) -> Path:
         has_safetensors = any(name.endswith(".safetensors") for name in names)
         weights = WEIGHT_PATTERNS if has_safetensors else FALLBACK_WEIGHT_PATTERNS
         folder = snapshot_download(
-            repository, revision=info.sha, allow_patterns=[*weights, *SMALL_FILES], etag_timeout=ANSWER_SECONDS
+            repository, revision=info.sha, allow_patterns=[*weights, *BESIDE_THE_WEIGHTS], etag_timeout=ANSWER_SECONDS
         )
         return Path(folder)
     except _hub_errors() as error:

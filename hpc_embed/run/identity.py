@@ -9,17 +9,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpc_embed.errors import EnvironmentFault, UsageError
-from hpc_embed.registry import COMPOSITION, Kind, Model, composition_model, find_model, models
+from hpc_embed.families import family_of_config
+from hpc_embed.families.family import Family, NoSuchDimension, Pieces, Shape
+from hpc_embed.progress import note
+from hpc_embed.registry import (
+    ANY_ENCODER,
+    ANY_PREFIX,
+    COMPOSITION,
+    Kind,
+    Model,
+    composition_model,
+    find_model,
+    models,
+)
 from hpc_embed.run.files import copy_file, sha256_of_file, whole_folder
-from hpc_embed.run.hub import SMALL_FILES, hub_folder
+from hpc_embed.run.hub import BESIDE_THE_WEIGHTS, SMALL_FILES, TOKENISER_FILES, hub_folder
 from hpc_embed.run.hub import weight_files as weight_files
+from hpc_embed.run.licences import licence_of_card
+from hpc_embed.run.native import native_model
 
 UNTRAINED = "untrained"
 UNTRAINED_SEED = 0
 STAGED = "staged.json"
 """What `stage-model` writes beside the weights."""
-ESM2_HABITS = {"position_embedding_type": "rotary", "emb_layer_norm_before": False, "token_dropout": True}
-"""What ESM-2's config.json says and ESM-1's does not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +50,8 @@ class ModelIdentity:
     """Where the checkpoint lies, empty without one."""
     digest: str
     """SHA-256 over the checkpoint's files; of the name for a model without one."""
+    licence: str = ""
+    """As its authors name it, empty where nothing tells."""
 
     @property
     def is_untrained(self) -> bool:
@@ -53,24 +67,27 @@ def pin_model(name: str, revision: str | None, kind: Kind | None) -> tuple[Model
         return _built_in(composition_model(kind or "protein"))
     if name.endswith(f":{UNTRAINED}"):
         return _untrained(name)
-    if Path(name).is_dir():
-        source, staged_revision = _staged_from(Path(name))
-        return _checkpoint(Path(name), name=Path(name).resolve().name, source=source, revision=staged_revision)
-    if name.count("/") == 1 and not name.startswith((".", "/")):
-        return _from_hub(name, name, revision)
+    place, is_native = name.removeprefix(ANY_PREFIX), name.startswith(ANY_PREFIX)
+    if Path(place).is_dir():
+        return _folder(Path(place), kind, is_native=is_native)
+    if place.count("/") == 1 and not place.startswith((".", "/")):
+        return _from_hub(name, place, revision, kind, is_native=is_native)
+    if is_native:
+        raise UsageError(f"--model {name}: neither a folder nor a hub name.", remedy=f"Say {ANY_PREFIX}ORG/REPOSITORY.")
     model = find_model(name)
     if model.hub is None:
         return _built_in(model)
-    return _from_hub(name, model.hub, revision)
+    return _from_hub(name, model.hub, revision, kind)
 
 
-def _staged_from(folder: Path) -> tuple[str, str]:
-    """Source and revision that `stage-model` wrote down, else the folder itself."""
+def _folder(folder: Path, kind: Kind | None, *, is_native: bool) -> tuple[Model, ModelIdentity]:
+    """A folder, with the source, revision and licence that `stage-model` wrote down there."""
     try:
         staged = json.loads((folder / STAGED).read_text(encoding="utf-8"))
-        return str(staged["source"]), str(staged["revision"])
+        known = str(staged["source"]), str(staged["revision"]), str(staged.get("licence", ""))
     except (OSError, ValueError, KeyError):
-        return str(folder.resolve()), ""
+        known = str(folder.resolve()), "", licence_of_card(folder)
+    return _checkpoint(folder, folder.resolve().name, *known, kind, is_native=is_native)
 
 
 def _built_in(model: Model) -> tuple[Model, ModelIdentity]:
@@ -95,24 +112,41 @@ def _untrained(name: str) -> tuple[Model, ModelIdentity]:
         revision="",
         folder="",
         digest=_digest_of_text(f"untrained {model.name} seed {UNTRAINED_SEED}"),
+        licence=model.licence,
     )
 
 
-def _from_hub(name: str, repository: str, revision: str | None) -> tuple[Model, ModelIdentity]:
+def _from_hub(
+    name: str, repository: str, revision: str | None, kind: Kind | None, *, is_native: bool = False
+) -> tuple[Model, ModelIdentity]:
     folder = hub_folder(name, repository, revision)
-    return _checkpoint(folder, name=name, source=repository, revision=folder.name)
+    known = models()
+    licence = known[name].licence if name in known else licence_of_card(folder)
+    return _checkpoint(folder, name, repository, folder.name, licence, kind, is_native=is_native)
 
 
-def _checkpoint(folder: Path, *, name: str, source: str, revision: str = "") -> tuple[Model, ModelIdentity]:
+def _checkpoint(
+    folder: Path, name: str, source: str, revision: str, licence: str, kind: Kind | None, *, is_native: bool
+) -> tuple[Model, ModelIdentity]:
     config = read_config(folder)
-    model = _model_of_config(name, config, folder)
+    family = None if is_native else family_of_config(config)
+    if family is None:
+        model, registry_name = native_model(name, config, folder, kind, licence), ANY_ENCODER.name
+        note(
+            f"{name}: model_type {config.get('model_type')!r} runs through transformers itself, in padded batches: "
+            "the slow path."
+        )
+    else:
+        model = _model_of_config(name, family, config, folder, licence)
+        registry_name = name if name in models() else _template(family.name).name
     return model, ModelIdentity(
         name=name,
-        registry_name=_template(model.family).name if name not in models() else name,
+        registry_name=registry_name,
         source=source,
         revision=revision,
         folder=str(folder.resolve()),
         digest=digest_of_checkpoint(folder),
+        licence=licence,
     )
 
 
@@ -120,7 +154,7 @@ def copy_checkpoint(source: Path, target: Path) -> Path:
     """Copy a checkpoint's files to `target`, whole or not at all; nothing where that is there already."""
     if not target.is_dir():
         with whole_folder(target, replace=False) as folder:
-            for path in [*weight_files(source), *(source / name for name in SMALL_FILES)]:
+            for path in [*weight_files(source), *(source / name for name in BESIDE_THE_WEIGHTS)]:
                 if path.is_file():
                     copy_file(path, folder / path.name)
     return target
@@ -134,7 +168,9 @@ def digest_of_checkpoint(folder: Path) -> str:
             f"{folder}: no weights (model.safetensors or pytorch_model.bin).",
             remedy="Give the folder of a whole checkpoint.",
         )
-    small = [folder / name for name in SMALL_FILES if (folder / name).is_file()]
+    is_ours = family_of_config(read_config(folder)) is not None
+    names = SMALL_FILES if is_ours else (*SMALL_FILES, *TOKENISER_FILES)
+    small = [folder / name for name in names if (folder / name).is_file()]
     lines = [f"{path.name} {sha256_of_file(path)}" for path in [*small, *weights]]
     return _digest_of_text("\n".join(lines))
 
@@ -155,58 +191,39 @@ def read_config(folder: Path) -> Mapping[str, object]:
     return config
 
 
-def _model_of_config(name: str, config: Mapping[str, object], folder: Path) -> Model:
-    family = _family_of_config(config)
-    if family is None:
-        raise EnvironmentFault(
-            f"{folder}: model_type {config.get('model_type')!r} is neither ESM-2 nor DNABERT-2/S.",
-            remedy="See `hpc-embed models` for what is supported.",
-        )
-    template = _template(family)
-    for key, value in ESM2_HABITS.items() if family == "esm2" else ():
-        if config.get(key) not in (None, value):
-            raise EnvironmentFault(
-                f"{folder}: {key} is {config[key]!r}, so this is an ESM, but not ESM-2.",
-                remedy="See `hpc-embed models` for what is supported.",
-            )
-    layers, hidden, inner = (
-        whole_number(config, key, folder) for key in ("num_hidden_layers", "hidden_size", "intermediate_size")
-    )
-    inner_weights = 2 * hidden * inner if family == "esm2" else 3 * hidden * inner
-    limit = template.max_residues
-    if family == "esm2" and isinstance(positions := config.get("max_position_embeddings"), int):
-        limit = positions - 4  # two for the padding offset, <cls> and <eos>
+def _model_of_config(name: str, family: Family, config: Mapping[str, object], folder: Path, licence: str) -> Model:
+    template, shape = _template(family.name), shape_of_config(family, config, folder)
     return replace(
         models().get(name, template),
         name=name,
-        dimension=hidden,
-        num_layers=layers,
-        hidden=hidden,
-        feed_forward_weights=inner_weights,
-        max_residues=limit,
+        dimension=shape.hidden,
+        shape=shape,
+        max_residues=family.limit(config) or template.max_residues,
+        num_special_tokens=_num_special_tokens(family, shape, template),
         hub=name if "/" in name else template.hub,
+        licence=licence,
     )
 
 
-def _family_of_config(config: Mapping[str, object]) -> str | None:
-    if config.get("model_type") == "esm":
-        return "esm2"
-    remote_names = json.dumps(config.get("auto_map", {}))
-    if config.get("model_type") == "bert" and ("alibi_starting_size" in config or "bert_layers" in remote_names):
-        return "dnabert"
-    return None
+def _num_special_tokens(family: Family, shape: Shape, template: Model) -> int:
+    """Those of the family, but where the vocabulary says whether there is one in front."""
+    if isinstance(family.tokens, Pieces) and family.tokens.front:
+        return 2 if shape.vocabulary > family.tokens.front_id else 1
+    return template.num_special_tokens
 
 
 def _template(family: str) -> Model:
     return next(model for model in models().values() if model.family == family)
 
 
-def whole_number(config: Mapping[str, object], key: str, folder: Path) -> int:
-    """A dimension from config.json; EnvironmentFault where it is not there."""
-    value = config.get(key)
-    if not isinstance(value, int):
-        raise EnvironmentFault(f"{folder / 'config.json'}: no {key}.", remedy="Fetch the checkpoint again.")
-    return value
+def shape_of_config(family: Family, config: Mapping[str, object], folder: Path) -> Shape:
+    """Dimensions from config.json; EnvironmentFault where one is not there."""
+    try:
+        return family.shape_of_config(config)
+    except NoSuchDimension as error:
+        raise EnvironmentFault(
+            f"{folder / 'config.json'}: no {error}.", remedy="Fetch the checkpoint again."
+        ) from error
 
 
 def _digest_of_text(text: str) -> str:

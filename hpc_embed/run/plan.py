@@ -14,6 +14,7 @@ from hpc_embed.registry import Kind
 from hpc_embed.run.faults import patiently
 from hpc_embed.run.files import read_bytes, write_json
 from hpc_embed.run.identity import ModelIdentity
+from hpc_embed.run.outputs import Outputs, outputs_of
 
 PLAN_FORMAT = 1
 VECTOR_VERSION = 1
@@ -27,13 +28,23 @@ class Embedding:
     """What decides a vector, besides the model and the sequence."""
 
     pooling: str
-    layer: int
+    """Several with commas between."""
+    layer: int | tuple[int, ...]
+    """Several where the plan asked for several."""
     precision: str
     """auto, fp32 or bf16 as asked for; each done marker tells which it became."""
     on_long: str
     max_residues: int | None
     on_invalid: str
     case: str
+
+    def __post_init__(self) -> None:
+        if isinstance(self.layer, list):  # as JSON has it
+            object.__setattr__(self, "layer", tuple(self.layer))
+
+    @property
+    def outputs(self) -> Outputs:
+        return outputs_of(self.pooling, self.layer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +109,8 @@ class Plan:
     totals: Totals
     cost: Cost
     shards: tuple[ShardFacts, ...]
+    num_special_tokens: int = 2
+    """Of each window."""
 
     def write(self, path: Path) -> None:
         """Publish plan.json; equal plans are equal bytes."""

@@ -37,8 +37,11 @@ class EmbeddedBatch(NamedTuple):
     @property
     def num_rows_B(self) -> NDArray[np.int32]:
         """Vectors of each window."""
-        is_pooled = len(self.vectors_BD) == len(self.num_tokens_B)
-        return np.ones_like(self.num_tokens_B) if is_pooled else self.num_tokens_B
+        num_windows = len(self.num_tokens_B)
+        if len(self.vectors_BD) == num_windows:
+            return np.ones_like(self.num_tokens_B)
+        num_pooled = (len(self.vectors_BD) - int(self.num_tokens_B.sum())) // max(num_windows, 1)
+        return self.num_tokens_B + np.int32(num_pooled)
 
 
 class LoadedModel(Protocol):

@@ -1,51 +1,74 @@
-"""What the transformer families share: weights found and checked, batches begun on the device, pooling."""
+"""The packed encoders of our families behind the worker contract."""
 
 from __future__ import annotations
 
-import platform
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from hpc_embed import __version__
-from hpc_embed.errors import EnvironmentFault
-from hpc_embed.run.identity import copy_checkpoint, digest_of_checkpoint, read_config, weight_files, whole_number
-from hpc_embed.workers.base import BaseEmbeddingWorker, EmbeddedBatch, LoadedModel, Tokens
+from hpc_embed.families import FAMILIES
+from hpc_embed.families.family import Family, Shape
+from hpc_embed.registry import find_model
+from hpc_embed.run.identity import UNTRAINED_SEED, read_config, shape_of_config, weight_files
+from hpc_embed.workers.base import EmbeddedBatch, LoadedModel, Tokens
+from hpc_embed.workers.loaded import CheckpointWorker, LoadedOnDevice
 
 if TYPE_CHECKING:  # torch is imported inside a worker's process only
     import torch
     from torch import Tensor
 
-    from hpc_embed.engine.embedding import Encoder
+    from hpc_embed.engine.encoder import Encoder
     from hpc_embed.engine.references import Reference
-
-TRIAL_WINDOW_TOKENS = 256
-CONFIG_KEYS = {
-    "num_layers": "num_hidden_layers",
-    "hidden": "hidden_size",
-    "num_heads": "num_attention_heads",
-    "intermediate": "intermediate_size",
-    "vocabulary": "vocab_size",
-}
+    from hpc_embed.engine.tokens import Tokeniser
 
 
-class TransformerWorker(BaseEmbeddingWorker):
-    """A worker whose family brings an encoder and a tokeniser."""
+class TransformerWorker(CheckpointWorker):
+    """Runs the packed encoder of any family."""
 
-    @abstractmethod
-    def make_encoder(self, device: torch.device, precision: str) -> tuple[Encoder, int]:
-        """The encoder on its device, and its hidden size."""
+    @property
+    def family(self) -> Family:
+        """The table that says how the model computes."""
+        return FAMILIES[find_model(self.identity.registry_name).family]
 
-    @abstractmethod
-    def make_tokeniser(self) -> Callable[[Sequence[bytes]], Sequence[Tokens]]:
+    def make_encoder(self, device: torch.device, precision: str) -> Encoder:
+        """The encoder on its device."""
+        from hpc_embed.engine.encoder import Encoder
+
+        shape, tensors = self.shape_and_tensors()
+        return Encoder(self.family, shape, tensors, source=self.identity.name, device=device, precision=precision)
+
+    def make_tokeniser(self) -> Tokeniser:
         """The function from sequences to tokens."""
+        from hpc_embed.engine.tokens import make_tokeniser
 
-    @abstractmethod
+        return make_tokeniser(self.family, self.shape(), None if self.identity.is_untrained else self.folder())
+
     def make_reference(self, device: torch.device) -> Reference:
         """The reference implementation with the same weights."""
+        from hpc_embed.engine.references import REFERENCES, published_reference
+
+        if not self.identity.is_untrained:
+            published = published_reference(self.family.name, self.folder(), device)
+            if published is not None:
+                return published
+        return REFERENCES[self.family.name](*self.shape_and_tensors(), device)
+
+    def shape(self) -> Shape:
+        """Dimensions: the published ones of an untrained model, else those of the checkpoint."""
+        if not self.identity.is_untrained:
+            return shape_of_config(self.family, read_config(self.folder()), self.folder())
+        shape = find_model(self.identity.registry_name).shape
+        assert shape is not None
+        return shape
+
+    def shape_and_tensors(self) -> tuple[Shape, dict[str, Tensor]]:
+        """Dimensions, and the checkpoint's tensors or random ones."""
+        from hpc_embed.engine.checkpoints import read_weights
+        from hpc_embed.engine.weights import random_weights
+
+        shape = self.shape()
+        if self.identity.is_untrained:
+            return shape, random_weights(self.family, shape, UNTRAINED_SEED)
+        return shape, read_weights(weight_files(self.folder()))
 
     def load(self, device_id: int | str) -> LoadedModel:
         """Check the weights against the plan, and put the model on its device."""
@@ -58,110 +81,28 @@ class TransformerWorker(BaseEmbeddingWorker):
         device = find_device(device_id)
         precision = choose_precision(self.embedding.precision, device, force=self.force_precision)
         if not self.identity.is_untrained:
-            self._check_weights()
-        encoder, hidden = self.make_encoder(device, precision)
-        return _LoadedTransformer(self, encoder, self.make_tokeniser(), hidden, device, precision)
-
-    def folder(self) -> Path:
-        """Where the checkpoint is read from: where it was planned, or the node's own copy of it."""
-        planned = Path(self.identity.folder)
-        if self.weights_copy is None:
-            return planned
-        return copy_checkpoint(planned, Path(self.weights_copy) / f"hpc-embed-{self.identity.digest[:16]}")
-
-    def dimensions_of_config(self) -> dict[str, int]:
-        """Dimensions in the checkpoint's config.json, as keywords of either encoder's shape."""
-        config = read_config(self.folder())
-        return {name: whole_number(config, key, self.folder()) for name, key in CONFIG_KEYS.items()}
-
-    def eps_of_config(self, usual: float) -> float:
-        """What LayerNorm adds to the variance, the family's usual number where config.json does not say."""
-        eps = read_config(self.folder()).get("layer_norm_eps", usual)
-        return eps if isinstance(eps, float) else usual
-
-    def read_tensors(self) -> dict[str, Tensor]:
-        """The checkpoint's tensors."""
-        from hpc_embed.engine.checkpoints import read_weights
-
-        return read_weights(weight_files(self.folder()))
-
-    def _check_weights(self) -> None:
-        if not weight_files(Path(self.identity.folder)):
-            raise EnvironmentFault(
-                f"{self.identity.folder}: the weights of {self.identity.name} are not there.",
-                remedy="Put them where this node sees them, and plan again.",
-            )
-        if digest_of_checkpoint(self.folder()) != self.identity.digest:
-            raise EnvironmentFault(
-                f"{self.folder()}: the weights are not those that were planned.",
-                remedy="Restore them, or plan into another --run-dir.",
-            )
+            self.check_weights()
+        return _LoadedTransformer(self, self.make_encoder(device, precision), device, precision)
 
 
-class _LoadedTransformer:
-    def __init__(
-        self,
-        worker: BaseEmbeddingWorker,
-        encoder: Encoder,
-        tokeniser: Callable[[Sequence[bytes]], Sequence[Tokens]],
-        hidden: int,
-        device: torch.device,
-        precision: str,
-    ) -> None:
-        import torch
-
-        from hpc_embed.engine.device import describe, reset_peak
-
-        self._embedding = worker.embedding
+class _LoadedTransformer(LoadedOnDevice):
+    def __init__(self, worker: TransformerWorker, encoder: Encoder, device: torch.device, precision: str) -> None:
+        self._outputs = worker.embedding.outputs
+        dimension = encoder.shape.hidden * self._outputs.width
+        super().__init__(device, precision, dimension, {"attention": encoder.attention_name})
         self._encoder = encoder
-        self._tokeniser = tokeniser
-        self._device = device
-        self.device = describe(device)
-        self.precision = precision
-        self.dimension = hidden
-        self.versions = {
-            "hpc_embed": __version__,
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "torch": torch.__version__,
-            "attention": encoder.attention_name,
-        }
-        reset_peak(device)
+        self._tokeniser = worker.make_tokeniser()
 
     def tokenise(self, sequences: Sequence[bytes]) -> Sequence[Tokens]:
         return self._tokeniser(sequences)
 
     def start(self, batch: Sequence[Tokens]) -> Callable[[], EmbeddedBatch]:
         """Queue the batch on the device, and the copy of its vectors behind it."""
-        from hpc_embed.engine.embedding import embed_windows
+        from hpc_embed.engine.embedding import embed_outputs
         from hpc_embed.engine.transfers import to_host
 
         num_tokens = sum(map(len, batch))
-        made = embed_windows(self._encoder, batch, self._embedding.pooling, self._embedding.layer, self._device)
+        tokeniser = self._tokeniser
+        made = embed_outputs(self._encoder, batch, self._outputs, self._device, tokeniser.special, tokeniser.letters_V)
         vectors_BD = to_host(made.vectors_BD)
         return lambda: EmbeddedBatch(vectors_BD(), made.num_tokens_B, num_tokens, made.num_computed_tokens)
-
-    def measure_token_budget(self) -> int:
-        from hpc_embed.engine.device import measure_token_budget
-
-        def run_tokens(num_tokens: int) -> None:
-            window = np.full(TRIAL_WINDOW_TOKENS, 5, dtype=np.uint8)
-            self.start([window] * (num_tokens // TRIAL_WINDOW_TOKENS))()
-
-        return measure_token_budget(run_tokens, self._device)
-
-    def is_out_of_memory(self, error: Exception) -> bool:
-        from hpc_embed.engine.device import is_out_of_memory
-
-        return is_out_of_memory(error)
-
-    def release_memory(self) -> None:
-        if self._device.type == "cuda":
-            import torch
-
-            torch.cuda.empty_cache()
-
-    def peak_memory_bytes(self) -> int:
-        from hpc_embed.engine.device import peak_bytes
-
-        return peak_bytes(self._device)

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from hpc_embed.engine.batches import make_batch
 from hpc_embed.engine.device import describe, find_device, has_bf16
-from hpc_embed.engine.embedding import embed_windows
+from hpc_embed.engine.embedding import embed_outputs
 from hpc_embed.engine.pooling import pool
 from hpc_embed.errors import UsageError
+from hpc_embed.families.family import Special
 from hpc_embed.registry import AMINO_ACIDS, Kind
 from hpc_embed.workers.base import Tokens
 from hpc_embed.workers.transformer import TransformerWorker
@@ -70,14 +71,15 @@ def verify(worker: TransformerWorker, wanted: str, kind: Kind) -> tuple[str, lis
     for anything else, EnvironmentFault for missing weights or devices.
     """
     device = _device(wanted)
-    tokens = worker.make_tokeniser()(probe_sequences(kind))
-    expected_BD = _reference_vectors(worker, tokens, device)
+    tokeniser = worker.make_tokeniser()
+    tokens = tokeniser(probe_sequences(kind))
+    expected_BD = _reference_vectors(worker, tokens, tokeniser.special, device)
     found = []
     for precision in ("fp32", "bf16") if has_bf16(device) else ("fp32",):
-        encoder, _ = worker.make_encoder(device, precision)
+        encoder = worker.make_encoder(device, precision)
         for name in encoder.attention_back_ends:
             encoder.use_attention(name)
-            made = embed_windows(encoder, tokens, worker.embedding.pooling, worker.embedding.layer, device)
+            made = embed_outputs(encoder, tokens, worker.embedding.outputs, device, tokeniser.special)
             found.append(_agreement(precision, name, made.vectors_BD.cpu(), expected_BD))
     return describe(device), found
 
@@ -90,14 +92,17 @@ def _device(wanted: str) -> torch.device:
     raise UsageError(f"--device {wanted}: neither auto, nor cpu, nor a GPU's number.")
 
 
-def _reference_vectors(worker: TransformerWorker, windows: Sequence[Tokens], device: torch.device) -> Tensor:
+def _reference_vectors(
+    worker: TransformerWorker, windows: Sequence[Tokens], special: Special, device: torch.device
+) -> Tensor:
     """The reference's vectors [B, D], each window alone and unpadded."""
     reference = worker.make_reference(device)
     vectors = []
     for window in windows:
-        batch = make_batch([window], device)
-        (hidden_ND,) = reference(batch.tokens_T[None], NO_PADDING, worker.embedding.layer)
-        vectors.append(pool(worker.embedding.pooling, hidden_ND, batch)[0][0].cpu())
+        batch = make_batch([window], device, special)
+        (output,) = worker.embedding.outputs.columns
+        (hidden_ND,) = reference(batch.tokens_T[None], NO_PADDING, output.layer)
+        vectors.append(pool(output.pooling, hidden_ND, batch)[0][0].cpu())
     return torch.stack(vectors)
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpc_embed.engine.esm2 import Esm2, Esm2Shape, random_weights
+from hpc_embed.engine.encoder import Encoder
+from hpc_embed.engine.tokens import residue_table
+from hpc_embed.engine.weights import random_weights
+from hpc_embed.families.esm2 import ESM2, RESIDUES, esm2_shape
+from hpc_embed.families.family import Family, Shape
 
 CPU = torch.device("cpu")
-SMALL = Esm2Shape(num_layers=3, hidden=80, num_heads=20, intermediate=320)
-TINY = Esm2Shape(num_layers=6, hidden=320, num_heads=20, intermediate=1280)
+SMALL = esm2_shape(3, 80)
+TINY = esm2_shape(6, 320)
 """The true shape of ESM-2 8M."""
 PROTEINS = [
     b"M",
@@ -25,21 +29,34 @@ PROTEINS = [
 ]
 
 
-def esm2_encoder(
-    shape: Esm2Shape = SMALL, precision: str = "fp32", tensors: Mapping[str, Tensor] | None = None
-) -> Esm2:
+esm2_tokens = residue_table(RESIDUES)
+
+
+def encoder_of(
+    family: Family, shape: Shape, precision: str = "fp32", tensors: Mapping[str, Tensor] | None = None, seed: int = 3
+) -> Encoder:
     """An encoder with random weights."""
-    return Esm2(shape, tensors or random_weights(shape, seed=3), source="test", device=CPU, precision=precision)
+    tensors = tensors or random_weights(family, shape, seed)
+    return Encoder(family, shape, tensors, source="test", device=CPU, precision=precision)
 
 
-def dense_attention(q_THK: Tensor, k_THK: Tensor, v_THK: Tensor, lengths: list[int], slopes: list[float]) -> Tensor:
-    """Softmax attention within each window by the textbook, in float64; the scale is in q."""
+def esm2_encoder(shape: Shape = SMALL, precision: str = "fp32", tensors: Mapping[str, Tensor] | None = None) -> Encoder:
+    """An ESM-2."""
+    return encoder_of(ESM2, shape, precision, tensors)
+
+
+def dense_attention(
+    q_THK: Tensor, k_THK: Tensor, v_THK: Tensor, lengths: list[int], bias: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """Softmax attention within each window by the textbook, in float64; the scale is in q, and the bias makes
+    [H, n, n] of the distances j - i."""
     out, start = [], 0
     for length in lengths:
         q, k, v = (x[start : start + length].double().transpose(0, 1) for x in (q_THK, k_THK, v_THK))
         place = torch.arange(length)
-        distance = (place[:, None] - place[None, :]).abs().double()
-        scores = q @ k.transpose(1, 2) - torch.tensor(slopes).double()[:, None, None] * distance
+        scores = q @ k.transpose(1, 2)
+        if bias is not None:
+            scores = scores + bias(place[None, :] - place[:, None]).double()
         out.append((scores.softmax(-1) @ v).transpose(0, 1))
         start += length
     return torch.cat(out)

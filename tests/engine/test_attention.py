@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from hpc_embed.engine import kernel
-from hpc_embed.engine.attention import FLEX_BLOCK, HankelAlibi, available_back_ends, document_mask, make_attention
+from hpc_embed.engine.attention import FLEX_BLOCK, available_back_ends, document_mask, make_attention
 from hpc_embed.engine.batches import PackedBatch, make_batch
-from hpc_embed.engine.dnabert import alibi_slopes
+from hpc_embed.engine.biases import Alibi, Bias, DistanceTable, alibi_slopes, bucket_of_distances
 from hpc_embed.engine.rotary import Rotary
 from tests.engine.references import CPU, dense_attention, random_tokens
 
@@ -20,7 +20,7 @@ LENGTHS = [1, 2, 3, 65, 65, 200, 7]
 BLOCK_EDGES = [600, 513, 512, 511, 257, 256, 255, 64, 33, 33, 32, 31, 17, 16, 15, 9, 8, 7, 2, 1]
 """On either side of the kernel's blocks of 256 keys, 32 or 16 queries and 8 or 4 keys."""
 NUM_HEADS, HEAD_DIM = 12, 16
-CPU_BACK_ENDS = available_back_ends(CPU, HEAD_DIM, torch.float32, has_alibi=False)
+CPU_BACK_ENDS = available_back_ends(CPU, HEAD_DIM, torch.float32, bias=None)
 LEVELS = range(1, kernel.level() + 1)
 BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 4e-2}
 """Inputs are of the order of 1; BF16 keeps eight bits of each weight and of each result."""
@@ -48,39 +48,70 @@ def turned_by_complex_numbers(x_THK: Tensor, lengths: list[int]) -> Tensor:
     return torch.cat([turned.real, turned.imag], dim=-1)
 
 
-def oracle(qkv: Tensor, lengths: list[int], slopes: list[float] | None, is_rotary: bool) -> Tensor:
+def oracle(qkv: Tensor, lengths: list[int], kind: str) -> Tensor:
     """The same in float64, dense."""
     q, k, v = qkv.double().unbind(1)
-    if is_rotary:
+    if kind == "rotary":
         q, k = (turned_by_complex_numbers(x, lengths) for x in (q, k))
-    return dense_attention(q, k, v, lengths, slopes or [0.0] * NUM_HEADS)
+    return dense_attention(q, k, v, lengths, TEXTBOOK_BIASES.get(kind))
+
+
+def t5_bias(distance_NN: Tensor) -> Tensor:
+    """[H, n, n]: transformers' own buckets, and the number that each has for a head."""
+    from transformers.models.t5.modeling_t5 import T5Attention
+
+    return TABLE_BH[T5Attention._relative_position_bucket(distance_NN, True, 32, REACH)].permute(2, 0, 1)
+
+
+REACH = 128
+TABLE_BH = torch.randn(32, NUM_HEADS, generator=torch.Generator().manual_seed(9))
+TEXTBOOK_BIASES = {
+    "alibi": lambda distance: -torch.tensor(alibi_slopes(NUM_HEADS)).double()[:, None, None] * distance.abs(),
+    "table": t5_bias,
+}
+KINDS = ["plain", "rotary", "alibi", "table"]
+
+
+def bias_of(kind: str, device: torch.device = CPU) -> Bias | None:
+    """Ours."""
+    if kind == "alibi":
+        return Alibi(torch.tensor(alibi_slopes(NUM_HEADS), device=device))
+    if kind == "table":
+        return DistanceTable(TABLE_BH[bucket_of_distances(32, REACH)].T.contiguous().to(device))
+    return None
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("name", [*CPU_BACK_ENDS, "flex"])
-@pytest.mark.parametrize("kind", ["plain", "rotary", "alibi"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_back_end_equals_the_dense_oracle_on_the_cpu(name: str, kind: str) -> None:
-    slopes = alibi_slopes(NUM_HEADS) if kind == "alibi" else None
     qkv, batch = packed(LENGTHS), make_batch(random_tokens(LENGTHS), CPU)
-    attend = make_attention(name, None if slopes is None else torch.tensor(slopes))
-    ours = attend(qkv, rotary_of(batch) if kind == "rotary" else None, batch)
-    assert (ours - oracle(qkv, LENGTHS, slopes, kind == "rotary")).abs().max() <= BOUNDS[torch.float32]
+    ours = make_attention(name, bias_of(kind))(qkv, rotary_of(batch) if kind == "rotary" else None, batch)
+    assert (ours - oracle(qkv, LENGTHS, kind)).abs().max() <= BOUNDS[torch.float32]
 
 
 @pytest.mark.parametrize("level", LEVELS, ids=lambda level: kernel.LEVELS[level])
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
 @pytest.mark.parametrize("head_dim", [8, 16, 24, 32, 64, 128])
+@pytest.mark.parametrize("kind", ["rotary", "alibi", "table"])
 def test_kernel_equals_the_dense_oracle_at_every_edge_of_its_blocks(
-    level: int, dtype: torch.dtype, head_dim: int
+    level: int, dtype: torch.dtype, head_dim: int, kind: str
 ) -> None:
     batch = make_batch(random_tokens(BLOCK_EDGES), CPU)
     qkv = packed(BLOCK_EDGES, head_dim, dtype)
-    slopes = alibi_slopes(NUM_HEADS)
-    ours = kernel.attend(qkv, None, batch, torch.tensor(slopes), level)
+    ours = kernel.attend(qkv, rotary_of(batch, head_dim) if kind == "rotary" else None, batch, bias_of(kind), level)
     assert ours.dtype == dtype
-    assert (ours - oracle(qkv, BLOCK_EDGES, slopes, is_rotary=False)).abs().max() <= BOUNDS[dtype]
-    turned = kernel.attend(qkv, rotary_of(batch, head_dim), batch, None, level)
-    assert (turned - oracle(qkv, BLOCK_EDGES, None, is_rotary=True)).abs().max() <= BOUNDS[dtype]
+    assert (ours - oracle(qkv, BLOCK_EDGES, kind)).abs().max() <= BOUNDS[dtype]
+
+
+@pytest.mark.parametrize(("num_buckets", "max_distance"), [(32, 128), (64, 128), (32, 20)])
+def test_buckets_of_distances_are_those_of_transformers(num_buckets: int, max_distance: int) -> None:
+    from transformers.models.t5.modeling_t5 import T5Attention
+
+    distances = torch.arange(-2 * max_distance, 2 * max_distance + 1)
+    theirs = T5Attention._relative_position_bucket(distances, True, num_buckets, max_distance)
+    ours = bucket_of_distances(num_buckets, max_distance)
+    assert torch.equal(ours[distances.clamp(-max_distance, max_distance) + max_distance], theirs)
 
 
 @pytest.mark.parametrize("level", LEVELS, ids=lambda level: kernel.LEVELS[level])
@@ -92,21 +123,21 @@ def test_kernel_keeps_to_the_softmax_where_scores_are_extreme(level: int, shift:
     qkv[:, 0, :, 0], qkv[:, 1, :, 0] = shift, 1.0  # all scores far from zero, and far from each other
     batch = make_batch(random_tokens(lengths), CPU)
     ours = kernel.attend(qkv, None, batch, None, level)
-    assert (ours - oracle(qkv, lengths, None, is_rotary=False)).abs().max() <= 1e-3
+    assert (ours - oracle(qkv, lengths, "plain")).abs().max() <= 1e-3
 
 
 @pytest.mark.parametrize("name", CPU_BACK_ENDS)
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
-@pytest.mark.parametrize("kind", ["rotary", "alibi"])
+@pytest.mark.parametrize("kind", ["rotary", "alibi", "table"])
 @pytest.mark.parametrize("num_threads", [1, 2, 5])
 def test_back_end_gives_the_same_bits_alone_and_packed(
     name: str, dtype: torch.dtype, kind: str, num_threads: int
 ) -> None:
-    slopes = torch.tensor(alibi_slopes(NUM_HEADS)) if kind == "alibi" else None
+    bias = bias_of(kind)
 
     def attend(qkv: Tensor, lengths: list[int]) -> Tensor:
         batch = make_batch(random_tokens(lengths), CPU)
-        return make_attention(name, slopes)(qkv, rotary_of(batch) if kind == "rotary" else None, batch)
+        return make_attention(name, bias)(qkv, rotary_of(batch) if kind == "rotary" else None, batch)
 
     qkv = packed(BLOCK_EDGES, dtype=dtype)
     one_thread = attend(qkv, BLOCK_EDGES)
@@ -123,16 +154,15 @@ def test_back_end_gives_the_same_bits_alone_and_packed(
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("kind", ["rotary", "alibi"])
+@pytest.mark.parametrize("kind", ["rotary", "alibi", "table"])
 def test_every_back_end_of_a_gpu_equals_the_dense_oracle(kind: str) -> None:
-    slopes = alibi_slopes(NUM_HEADS) if kind == "alibi" else None
     device = torch.device("cuda")
     qkv, batch = packed(LENGTHS, dtype=torch.bfloat16), make_batch(random_tokens(LENGTHS), device)
-    expected = oracle(qkv, LENGTHS, slopes, kind == "rotary")
+    bias, expected = bias_of(kind, device), oracle(qkv, LENGTHS, kind)
     frequencies = 10000 ** -(torch.arange(0, HEAD_DIM, 2, device=device).float() / HEAD_DIM)
-    for name in available_back_ends(device, HEAD_DIM, torch.bfloat16, has_alibi=kind == "alibi"):
-        attend = make_attention(name, None if slopes is None else torch.tensor(slopes, device=device))
-        ours = attend(qkv.to(device), Rotary(frequencies, batch) if kind == "rotary" else None, batch)
+    rotary = Rotary(frequencies, batch) if kind == "rotary" else None
+    for name in available_back_ends(device, HEAD_DIM, torch.bfloat16, bias=None if bias is None else bias.kind):
+        ours = make_attention(name, bias)(qkv.to(device), rotary, batch)
         assert (ours.cpu() - expected).abs().max() <= BOUNDS[torch.bfloat16], name
 
 
@@ -160,7 +190,7 @@ def test_the_kernel_is_built_where_a_compiler_is() -> None:
 
 def test_the_cpu_takes_the_kernel_where_it_can_and_sdpa_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     def back_ends(head_dim: int) -> list[str]:
-        return available_back_ends(CPU, head_dim, torch.bfloat16, has_alibi=True)
+        return available_back_ends(CPU, head_dim, torch.bfloat16, bias="table")
 
     assert back_ends(16) == (["kernel", "sdpa"] if LEVELS else ["sdpa"])
     assert back_ends(20) == ["sdpa"]
@@ -169,7 +199,7 @@ def test_the_cpu_takes_the_kernel_where_it_can_and_sdpa_otherwise(monkeypatch: p
 
 
 def test_alibi_bias_is_a_view_that_takes_no_memory_of_its_own() -> None:
-    alibi = HankelAlibi(torch.tensor(alibi_slopes(12)))
+    alibi = Alibi(torch.tensor(alibi_slopes(12)))
     bias = alibi.reversed_bias(20_000, torch.float32)
     assert bias.shape == (12, 20_000, 20_000)
     assert bias.untyped_storage().nbytes() == 12 * 39_999 * 4
@@ -177,7 +207,7 @@ def test_alibi_bias_is_a_view_that_takes_no_memory_of_its_own() -> None:
 
 def test_alibi_bias_of_a_shorter_window_is_right_after_a_longer_one() -> None:
     slopes = torch.tensor([0.5, 0.25])
-    alibi = HankelAlibi(slopes)
+    alibi = Alibi(slopes)
     alibi.reversed_bias(9, torch.float32)
     bias = alibi.reversed_bias(3, torch.float32).flip(1)
     assert bias[0].tolist() == [[0, -0.5, -1], [-0.5, 0, -0.5], [-1, -0.5, 0]]

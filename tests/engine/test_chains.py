@@ -13,10 +13,9 @@ from torch.nn.functional import gelu, layer_norm
 from hpc_embed.engine import chains, dense
 from hpc_embed.engine.batches import make_batch
 from hpc_embed.engine.chains import fused
-from hpc_embed.engine.dnabert import DnaBert, DnaBertShape
-from hpc_embed.engine.dnabert import random_weights as dnabert_weights
-from hpc_embed.engine.embedding import Encoder
-from tests.engine.references import CPU, TINY, esm2_encoder, random_tokens
+from hpc_embed.engine.encoder import Encoder
+from hpc_embed.families.dnabert import DNABERT, dnabert_shape
+from tests.engine.references import CPU, TINY, encoder_of, esm2_encoder, random_tokens
 
 WINDOWS = random_tokens([3, 64, 65, 200, 7])
 
@@ -31,6 +30,8 @@ def arguments(name: str, dtype: torch.dtype) -> tuple[object, ...]:
     if name == "rotate":
         angles = random(70, 1, 1, 8, seed=1)
         return random(70, 2, 4, 16, seed=0, dtype=dtype), angles.cos(), angles.sin()
+    if name == "norm_queries_keys":
+        return random(70, 3, 48, seed=0, dtype=dtype), random(2, 48, seed=1), 1e-5
     if name == "gate":
         return random(70, 96, seed=0, dtype=dtype), random(70, 96, seed=1, dtype=dtype)
     x, out = random(70, 48, seed=0), random(70, 48, seed=1, dtype=dtype)
@@ -49,6 +50,20 @@ def test_chains_by_the_textbook() -> None:
     assert torch.equal(chains.gate(out, x), gelu(out) * x)
 
 
+def test_rms_norm_by_the_textbook() -> None:
+    x, weight = random(70, 48, seed=0), random(48, seed=1)
+    expected = x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * weight
+    assert torch.allclose(chains.normed(x, weight, None, 1e-6, is_rms=True), expected, atol=1e-5)
+
+
+def test_queries_and_keys_are_normed_over_all_heads_and_values_are_left() -> None:
+    qkv, weight = random(70, 3, 48, seed=0), random(2, 48, seed=1)
+    normed = chains.norm_queries_keys(qkv, weight, 1e-5)
+    for part in (0, 1):
+        assert torch.allclose(normed[:, part], layer_norm(qkv[:, part], (48,), weight[part], None, 1e-5), atol=1e-5)
+    assert torch.equal(normed[:, 2], qkv[:, 2])
+
+
 def test_the_norm_of_the_next_product_is_in_its_precision_and_the_stream_in_float32() -> None:
     x, weight, bias = random(70, 48, seed=0), random(48, seed=1), random(48, seed=2)
     out = random(70, 48, seed=3, dtype=torch.bfloat16)
@@ -61,7 +76,7 @@ def test_the_norm_of_the_next_product_is_in_its_precision_and_the_stream_in_floa
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler, as torch.compile does")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("name", ["rotate", "add_norm", "norm_of_sum", "gate"])
+@pytest.mark.parametrize("name", ["rotate", "add_norm", "norm_of_sum", "norm_queries_keys", "gate"])
 def test_a_compiled_chain_keeps_to_the_plain_one(name: str) -> None:
     chain: Callable[..., Tensor | tuple[Tensor, ...]] = getattr(chains, name)
     compiled = torch.compile(chain, dynamic=True)
@@ -89,8 +104,7 @@ def test_encoders_on_plain_products_and_chains_agree_with_those_on_onednn(
     def make() -> Encoder:
         if family == "esm2":
             return esm2_encoder(TINY, precision)
-        shape = DnaBertShape(num_layers=2, hidden=96, num_heads=12, intermediate=384)
-        return DnaBert(shape, dnabert_weights(shape, 1), source="test", device=CPU, precision=precision)
+        return encoder_of(DNABERT, dnabert_shape(2, 96, intermediate=384), precision)
 
     batch = make_batch(WINDOWS, CPU)
     num_layers = 6 if family == "esm2" else 2

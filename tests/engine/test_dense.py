@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,10 +12,17 @@ from torch.nn.functional import gelu
 
 from hpc_embed.engine import dense
 from hpc_embed.engine.dense import Dense
+from hpc_embed.families.family import Activation
 from tests.engine.references import CPU
 
 BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
-STEPS = ["plain", "gelu", "gated", "plus"]
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "gelu": gelu,
+    "gelu_tanh": lambda x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    "silu": lambda x: x / (1 + torch.exp(-x)),
+    "relu": lambda x: x.clamp_min(0),
+}
+STEPS = ["plain", "plus", *ACTIVATIONS, *(f"gated {name}" for name in ACTIVATIONS)]
 
 
 def random(*size: int, seed: int) -> Tensor:
@@ -21,12 +31,13 @@ def random(*size: int, seed: int) -> Tensor:
 
 
 def step(layer: Dense, name: str, x_RD: Tensor, other_RE: Tensor) -> Tensor:
-    """One of the layer's four ways."""
-    if name == "gated":
-        return layer.gated(layer, x_RD)
-    if name == "plus":
-        return layer.plus(x_RD, other_RE)
-    return layer.gelu(x_RD) if name == "gelu" else layer(x_RD)
+    """One of the layer's ways."""
+    for activation in ACTIVATIONS:
+        if name == activation:
+            return layer.activated(x_RD, activation)
+        if name == f"gated {activation}":
+            return layer.gated(layer, x_RD, activation)
+    return layer.plus(x_RD, other_RE) if name == "plus" else layer(x_RD)
 
 
 @torch.inference_mode()
@@ -39,18 +50,15 @@ def test_each_way_equals_the_product_in_float64(name: str, dtype: torch.dtype, h
     bias = random(60, seed=3).to(dtype) if has_bias else None
     ours = step(Dense(weight, bias, device=CPU, dtype=dtype), name, x, other)
     product = x.double() @ weight.double().T + (0 if bias is None else bias.double())
-    expected = {
-        "plain": product,
-        "gelu": gelu(product),
-        "gated": product * gelu(product),
-        "plus": product + other,
-    }[name]
-    assert ((ours.double() - expected).abs() / (1 + expected.abs())).max() <= BOUNDS[dtype]
+    expected = {"plain": product, "plus": product + other}
+    expected |= {activation: function(product) for activation, function in ACTIVATIONS.items()}
+    expected |= {f"gated {name}": product * function(product) for name, function in ACTIVATIONS.items()}
+    assert ((ours.double() - expected[name]).abs() / (1 + expected[name].abs())).max() <= BOUNDS[dtype]
     assert ours.dtype == (torch.float32 if name == "plus" else dtype)
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("name", ["plain", "gelu", "gated gelu", "gated silu", "relu", "plus"])
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
 @pytest.mark.parametrize(("columns_in", "columns_out"), [(320, 960), (1280, 320), (768, 3072), (3072, 768)])
 def test_a_row_does_not_depend_on_the_others_from_64_rows_on(

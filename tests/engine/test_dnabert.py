@@ -11,35 +11,39 @@ import torch
 from safetensors.torch import load_file
 
 from hpc_embed.engine.batches import make_batch
-from hpc_embed.engine.dnabert import DnaBert, DnaBertShape, alibi_slopes, random_weights
+from hpc_embed.engine.biases import alibi_slopes
+from hpc_embed.engine.bytepairs import BpeTokenizer, untrained_bpe_json
 from hpc_embed.engine.embedding import embed_windows
+from hpc_embed.engine.encoder import Encoder
 from hpc_embed.engine.pooling import pool
 from hpc_embed.engine.references import dnabert_reference
-from hpc_embed.engine.tokens import BpeTokenizer, untrained_bpe_json
+from hpc_embed.engine.weights import random_weights
 from hpc_embed.errors import EnvironmentFault
-from tests.engine.references import CPU, random_tokens
+from hpc_embed.families.dnabert import DNABERT, dnabert_shape
+from hpc_embed.families.family import Shape
+from tests.engine.references import CPU, encoder_of, random_tokens
 
 ORACLE = Path(__file__).parent / "oracle"
 """The authors' forward pass in float32 for a small model; see its README."""
 BOUND = 1e-5
 PAD = 3
-SHAPE = DnaBertShape(num_layers=2, hidden=96, num_heads=12, intermediate=384, vocabulary=128)
+SHAPE = dnabert_shape(num_layers=2, hidden=96, num_heads=12, intermediate=384, vocabulary=128)
 TWELVE_SLOPES = [
     *(0.5, 0.25, 0.125, 0.0625, 0.03125, 0.015625, 0.0078125, 0.00390625),
     *(0.7071067811865476, 0.35355339059327384, 0.17677669529663692, 0.08838834764831849),
 ]
 
 
-def encoder(shape: DnaBertShape = SHAPE, precision: str = "fp32", seed: int = 1) -> DnaBert:
+def encoder(shape: Shape = SHAPE, precision: str = "fp32", seed: int = 1) -> Encoder:
     """An encoder with random weights."""
-    return DnaBert(shape, random_weights(shape, seed), source="test", device=CPU, precision=precision)
+    return encoder_of(DNABERT, shape, precision, seed=seed)
 
 
 def test_hidden_states_and_means_are_the_authors_own() -> None:
     inputs = json.loads((ORACLE / "inputs.json").read_text())
     expected = load_file(ORACLE / "expected.safetensors")
     config = inputs["config"]
-    shape = DnaBertShape(
+    shape = dnabert_shape(
         num_layers=config["num_hidden_layers"],
         hidden=config["hidden_size"],
         num_heads=config["num_attention_heads"],
@@ -47,7 +51,7 @@ def test_hidden_states_and_means_are_the_authors_own() -> None:
         vocabulary=config["vocab_size"],
     )
     tensors = load_file(ORACLE / "weights.safetensors")
-    model = DnaBert(shape, tensors, source="oracle", device=CPU, precision="fp32")
+    model = encoder_of(DNABERT, shape, tensors=tensors)
     batch = make_batch([np.array(tokens) for tokens in inputs["token_ids"]], CPU)
     hidden_TD = model(batch, shape.num_layers)
     means, _ = pool("mean_with_special", hidden_TD, batch)
@@ -65,7 +69,7 @@ def test_hidden_states_equal_a_dense_padded_textbook_forward_pass(layer: int) ->
     padded_BN = torch.full((4, 200), PAD)
     for row, window in enumerate(windows):
         padded_BN[row, : len(window)] = torch.from_numpy(window.astype(int))
-    dense_BND = dnabert_reference(SHAPE, random_weights(SHAPE, seed=1), CPU)(padded_BN, PAD, layer)
+    dense_BND = dnabert_reference(SHAPE, random_weights(DNABERT, SHAPE, seed=1), CPU)(padded_BN, PAD, layer)
     batch = make_batch(windows, CPU)
     packed = torch.split(encoder()(batch, layer), list(batch.lengths))
     for expected, ours in zip(dense_BND, packed, strict=True):
@@ -87,7 +91,7 @@ def test_padding_is_token_3_and_unknown_token_0_whatever_the_config_says() -> No
 
 def test_soft_masked_bases_are_unknown_one_by_one_unless_upper_cased() -> None:
     tokenizer = BpeTokenizer(untrained_bpe_json())
-    masked, upper = tokenizer.tokens([b"acgtacgt", b"ACGTACGT"])
+    masked, upper = tokenizer([b"acgtacgt", b"ACGTACGT"])
     assert masked.tolist() == [1, 0, 0, 0, 0, 0, 0, 0, 0, 2]
     assert 0 not in upper
     assert len(upper) == 4
@@ -104,7 +108,7 @@ def test_padding_and_truncation_blocks_of_a_published_tokenizer_are_cleared() ->
         "pad_type_id": 0,
         "pad_token": "[PAD]",
     }
-    (tokens,) = BpeTokenizer(json.dumps(content)).tokens([b"ACGT" * 20])
+    (tokens,) = BpeTokenizer(json.dumps(content))([b"ACGT" * 20])
     assert len(tokens) == 22
 
 
@@ -126,11 +130,11 @@ def test_a_vector_is_bit_identical_alone_and_in_any_batch(precision: str) -> Non
 
 def test_bf16_keeps_the_direction_of_every_vector() -> None:
     windows = random_tokens([20, 300, 700])
-    shape = DnaBertShape()
-    tensors = random_weights(shape, 1)
+    shape = dnabert_shape()
+    tensors = random_weights(DNABERT, shape, 1)
     exact, rough = (
         embed_windows(
-            DnaBert(shape, tensors, source="test", device=CPU, precision=precision),
+            encoder_of(DNABERT, shape, precision, tensors),
             windows,
             "mean_with_special",
             12,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,31 +15,34 @@ from torch import Tensor
 from hpc_embed.engine.batches import make_batch
 from hpc_embed.engine.checkpoints import read_weights
 from hpc_embed.engine.embedding import embed_windows
-from hpc_embed.engine.esm2 import TOKEN_DROPOUT_SCALE, Esm2Shape, random_weights
 from hpc_embed.engine.pooling import pool
 from hpc_embed.engine.references import esm2_reference
-from hpc_embed.engine.tokens import ESM2_VOCABULARY, PAD, esm2_tokens
+from hpc_embed.engine.weights import random_weights as weights_of
 from hpc_embed.errors import EnvironmentFault
-from tests.engine.references import CPU, PROTEINS, SMALL, TINY, esm2_encoder, random_tokens
+from hpc_embed.families.esm2 import ESM2, TOKEN_DROPOUT_SCALE, VOCABULARY, esm2_shape
+from hpc_embed.families.family import Shape
+from tests.engine.references import CPU, PROTEINS, SMALL, TINY, esm2_encoder, esm2_tokens, random_tokens
 
 BOUND = 1e-5
+PAD = VOCABULARY.index("<pad>")
+random_weights = partial(weights_of, ESM2)
 
 
-def hidden_states(tensors: Mapping[str, Tensor], shape: Esm2Shape, layer: int) -> list[Tensor]:
+def hidden_states(tensors: Mapping[str, Tensor], shape: Shape, layer: int) -> list[Tensor]:
     """Ours, all proteins packed together."""
     batch = make_batch(esm2_tokens(PROTEINS), CPU)
     hidden_TD = esm2_encoder(shape, tensors=tensors)(batch, layer)
     return list(torch.split(hidden_TD, list(batch.lengths)))
 
 
-def transformers_states(tensors: Mapping[str, Tensor], shape: Esm2Shape) -> list[tuple[Tensor, ...]]:
+def transformers_states(tensors: Mapping[str, Tensor], shape: Shape) -> list[tuple[Tensor, ...]]:
     """transformers' EsmModel, one protein at a time."""
-    run = esm2_reference((shape, tensors), CPU)
+    run = esm2_reference(shape, tensors, CPU)
     windows = [torch.tensor(tokens.astype(int))[None] for tokens in esm2_tokens(PROTEINS)]
     return [tuple(run(window, PAD, layer)[0] for layer in range(shape.num_layers + 1)) for window in windows]
 
 
-def fair_esm_states(tensors: Mapping[str, Tensor], shape: Esm2Shape) -> list[Tensor]:
+def fair_esm_states(tensors: Mapping[str, Tensor], shape: Shape) -> list[Tensor]:
     """The authors' own fair-esm, the published names put into theirs."""
     from esm.model.esm2 import ESM2
 
@@ -77,7 +81,7 @@ def fair_esm_states(tensors: Mapping[str, Tensor], shape: Esm2Shape) -> list[Ten
 
 
 @pytest.mark.parametrize("shape", [SMALL, TINY], ids=["small", "true 8M"])
-def test_hidden_states_equal_those_of_fair_esm(shape: Esm2Shape) -> None:
+def test_hidden_states_equal_those_of_fair_esm(shape: Shape) -> None:
     tensors = random_weights(shape, seed=1)
     for ours, theirs in zip(
         hidden_states(tensors, shape, shape.num_layers), fair_esm_states(tensors, shape), strict=True
@@ -87,7 +91,7 @@ def test_hidden_states_equal_those_of_fair_esm(shape: Esm2Shape) -> None:
 
 @pytest.mark.parametrize("shape", [SMALL, TINY], ids=["small", "true 8M"])
 @pytest.mark.parametrize("layer", [0, 2, -1])
-def test_hidden_states_of_each_layer_equal_those_of_transformers(shape: Esm2Shape, layer: int) -> None:
+def test_hidden_states_of_each_layer_equal_those_of_transformers(shape: Shape, layer: int) -> None:
     tensors = random_weights(shape, seed=2)
     number = layer % (shape.num_layers + 1)
     theirs = transformers_states(tensors, shape)
@@ -104,7 +108,7 @@ def test_embeddings_are_scaled_by_0_88_for_the_token_dropout_of_training() -> No
 
 
 def test_gelu_is_exact_and_not_the_tanh_approximation() -> None:
-    shape = Esm2Shape(num_layers=1, hidden=8, num_heads=2, intermediate=32)
+    shape = esm2_shape(1, 8, 2)
     tensors = random_weights(shape, seed=4)
     for name in ("attention.output.dense.weight", "attention.output.dense.bias"):
         tensors[f"esm.encoder.layer.0.{name}"].zero_()
@@ -155,8 +159,8 @@ def test_rotary_frequencies_that_differ_between_layers_are_refused() -> None:
 def test_each_letter_is_one_token_and_unknown_letters_are_not_folded() -> None:
     (tokens,) = esm2_tokens([b"LJJAm"])
     assert tokens.tolist() == [0, 4, 3, 3, 5, 3, 2]
-    assert len(ESM2_VOCABULARY) == 33
-    assert ESM2_VOCABULARY.index("<mask>") == 32
+    assert len(VOCABULARY) == 33
+    assert VOCABULARY.index("<mask>") == 32
 
 
 def test_tokens_of_an_empty_list_are_none() -> None:

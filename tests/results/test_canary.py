@@ -7,13 +7,14 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from hpc_embed.cli import main
 from hpc_embed.config import GatherSettings, PlanSettings
-from hpc_embed.engine import esm2
+from hpc_embed.engine import weights
 from hpc_embed.errors import Incomplete, RunConflict
 from hpc_embed.planning.planner import make_plan
 from hpc_embed.results.gather import gather
@@ -46,16 +47,16 @@ def test_one_worker_of_two_with_a_flipped_bit_in_its_weights_is_named_and_its_sh
     settings = PlanSettings(fasta=(str(tmp_path / "in.fa"),), model="esm2_t6_8M:untrained", num_shards=3)
     plan = make_plan(settings, layout).plan
     embed(plan, layout, 0, 1)
-    random_weights = esm2.random_weights
+    random_weights = weights.random_weights
 
-    def flipped(*arguments: object, **keywords: object) -> dict[str, torch.Tensor]:
-        tensors = random_weights(*arguments, **keywords)  # type: ignore[arg-type]
+    def flipped(*arguments: Any, **keywords: Any) -> dict[str, torch.Tensor]:
+        tensors = random_weights(*arguments, **keywords)
         weight = tensors["esm.encoder.layer.3.output.dense.weight"]
         weight.view(torch.int32)[100, 200] ^= 1 << 30
         return tensors
 
     with monkeypatch.context() as patch:
-        patch.setattr(esm2, "random_weights", flipped)
+        patch.setattr(weights, "random_weights", flipped)
         embed(plan, layout, 2)
     with pytest.raises(Incomplete, match=r"1 of 3 shards .*shard-00002 \(is withdrawn: cpu .* computes wrongly"):
         gather(plan, layout, AT_ONCE)

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
-from hpc_embed.engine import esm2
+from hpc_embed.engine.weights import random_weights
 from hpc_embed.errors import EnvironmentFault
+from hpc_embed.families.esm2 import ESM2, esm2_shape
 from hpc_embed.run import hub
 from tests.conftest import Run
 
@@ -96,7 +97,7 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    save_file(esm2.random_weights(esm2.Esm2Shape(num_layers=1, hidden=8, num_heads=2, intermediate=32), 1), path)
+    save_file(random_weights(ESM2, esm2_shape(1, 8, 2), 1), path)
     Hub.files = {"config.json": json.dumps(CONFIG).encode(), "model.safetensors": path.read_bytes()}
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import save_file
 
-from hpc_embed.engine import esm2
+from hpc_embed.engine.weights import random_weights
+from hpc_embed.families.esm2 import ESM2 as ESM2_FAMILY
+from hpc_embed.families.esm2 import esm2_shape
 from tests.conftest import REPOSITORY, Run
 from tests.slurm.conftest import ANNA, PYTHONPATH, Cluster, as_user, own, wait_for
 from tests.slurm.runs import (
@@ -182,8 +184,8 @@ def stage(run: Run, tmp_path: Path) -> Path:
     folder.mkdir(parents=True)
     (repository / "refs").mkdir()
     (repository / "refs/main").write_text(commit)
-    shape = esm2.Esm2Shape(num_layers=6, hidden=320, num_heads=20, intermediate=1280)
-    save_file(esm2.random_weights(shape, 1), folder / "model.safetensors")
+    shape = esm2_shape(6, 320)
+    save_file(random_weights(ESM2_FAMILY, shape, 1), folder / "model.safetensors")
     config = {
         "model_type": "esm",
         "num_hidden_layers": 6,

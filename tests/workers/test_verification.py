@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from hpc_embed.cli import main
-from hpc_embed.engine import esm2
+from hpc_embed.families import FAMILIES
 from hpc_embed.registry import AMINO_ACIDS
 from hpc_embed.workers.verification import CODONS, probe_sequences
 from tests.conftest import Run
@@ -62,7 +63,7 @@ def test_a_checkpoint_is_compared_with_what_transformers_makes_of_it(run: Run, c
 def test_a_mistake_in_our_encoder_is_found(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(esm2, "TOKEN_DROPOUT_SCALE", 1.0)
+    monkeypatch.setitem(FAMILIES, "esm2", replace(FAMILIES["esm2"], embedding_scale=1.0))
     assert main(["verify", str(checkpoint), "--device", "cpu"]) == 6
     printed = capsys.readouterr()
     assert "BEYOND" in printed.out

@@ -22,6 +22,7 @@
 
 #define LOG2_E 1.4426950408889634f
 #define BK 256 /* keys in one block; even */
+#define TABLE_MARGIN 16 /* numbers beyond reach on either side: the lanes of the widest vector */
 
 typedef struct {
     const void *qkv; /* [T][3][H][K], the scale in Q already */
@@ -30,6 +31,8 @@ typedef struct {
     int num_heads, head_dim;
     const float *cosines, *sines; /* [longest window][K / 2] rotary tables, or null */
     const float *slopes;          /* [H] ALiBi, or null */
+    const float *table;           /* [H][2 * (reach + TABLE_MARGIN) + 1] bias by query - key, clipped, or null */
+    int reach;
 } Job;
 
 static inline float from_bf16(uint16_t bits) {
@@ -117,10 +120,10 @@ int hpc_embed_attention_level(void) {
 /* Heads first_head to last_head - 1 of every window; starts has num_windows + 1 entries. The head dimension is a
  * multiple of 8, at most MAX_DIM. Returns 0, 1 where memory is short, 2 for arguments out of range. */
 int hpc_embed_attend(const void *qkv, void *out, int is_bf16, const int32_t *starts, int num_windows, int num_heads,
-                     int head_dim, const float *cosines, const float *sines, const float *slopes, int first_head,
-                     int last_head, int level) {
+                     int head_dim, const float *cosines, const float *sines, const float *slopes, const float *table,
+                     int reach, int first_head, int last_head, int level) {
     if (head_dim % 8 || head_dim > MAX_DIM || head_dim <= 0 || level < 1 || level > 3) return 2;
-    const Job job = {qkv, out, is_bf16, num_heads, head_dim, cosines, sines, slopes};
+    const Job job = {qkv, out, is_bf16, num_heads, head_dim, cosines, sines, slopes, table, reach};
     int64_t longest = 0;
     for (int b = 0; b < num_windows; b++)
         if (starts[b + 1] - starts[b] > longest) longest = starts[b + 1] - starts[b];

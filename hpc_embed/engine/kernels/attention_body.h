@@ -50,7 +50,7 @@ INLINE VF LOCAL(dot)(VF sum, const float *queries, float value) { return sum + *
 
 /* Scores of `count` keys, a constant where it is inlined; the maxima go along. */
 INLINE void LOCAL(scores)(const ELEMENT *keys, const ELEMENT *queries, int steps, int count, float *S, VF most[2],
-                          float slope, int64_t distance) {
+                          float slope, const float *table, int64_t reach, int64_t distance) {
     VF sum[R][2];
     for (int j = 0; j < count; j++) sum[j][0] = sum[j][1] = (VF){};
     for (int k = 0; k < steps; k++)
@@ -65,6 +65,14 @@ INLINE void LOCAL(scores)(const ELEMENT *keys, const ELEMENT *queries, int steps
                 sum[j][v] -= slope * LOCAL(max)(d, -d);
             }
     }
+    if (table) /* its middle; beyond reach all lanes read the same number */
+        for (int j = 0; j < count; j++)
+            for (int v = 0; v < 2; v++) {
+                const int64_t lane = distance + v * W - j, low = -reach - TABLE_MARGIN;
+                VF bias;
+                memcpy(&bias, table + (lane < low ? low : lane > reach ? reach : lane), sizeof bias);
+                sum[j][v] += bias * LOG2_E;
+            }
     for (int j = 0; j < count; j++)
         for (int v = 0; v < 2; v++) {
             most[v] = LOCAL(max)(most[v], sum[j][v]);
@@ -130,6 +138,8 @@ static void ATTEND(const Job *job, int64_t start, int64_t length, int h, void *k
     }
 #endif
     const float slope = job->slopes ? job->slopes[h] * LOG2_E : 0.0f;
+    const int64_t table_width = 2 * ((int64_t)job->reach + TABLE_MARGIN) + 1;
+    const float *table = job->table ? job->table + h * table_width + table_width / 2 : 0;
     float S[BK * BQ] __attribute__((aligned(64))), O[MAX_DIM * BQ] __attribute__((aligned(64)));
     ELEMENT Q[MAX_DIM * BQ] __attribute__((aligned(64)));
     for (int64_t first = 0; first < length; first += BQ) {
@@ -153,9 +163,11 @@ static void ATTEND(const Job *job, int64_t start, int64_t length, int h, void *k
             const VF before[2] = {most[0], most[1]};
             int j = 0;
             for (; j + R <= count; j += R)
-                LOCAL(scores)(keys + (at + j) * steps, Q, steps, R, S + j * BQ, most, slope, first - at - j);
+                LOCAL(scores)(keys + (at + j) * steps, Q, steps, R, S + j * BQ, most, slope, table, job->reach,
+                              first - at - j);
             for (; j < count; j++)
-                LOCAL(scores)(keys + (at + j) * steps, Q, steps, 1, S + j * BQ, most, slope, first - at - j);
+                LOCAL(scores)(keys + (at + j) * steps, Q, steps, 1, S + j * BQ, most, slope, table, job->reach,
+                              first - at - j);
             if (at)
                 for (int v = 0; v < 2; v++) {
                     const VF shrink = LOCAL(exp2)(before[v] - most[v]);

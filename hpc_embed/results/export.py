@@ -1,0 +1,207 @@
+"""A dataset in the form that the next tool reads: streamed by row groups, published whole."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from hpc_embed.errors import BadInput, RunConflict, UsageError
+from hpc_embed.progress import counting
+from hpc_embed.results.formats import FORMATS, Block, Contents
+from hpc_embed.run.files import whole_folder, write_json
+from hpc_embed.run.layout import RunLayout
+
+FACTS = "export.json"
+ID_TABLE = "ids.tsv"
+ID_COLUMNS = ("ordinal", "id", "status", "first_row", "num_rows")
+COLUMNS = ("ordinal", "id", "length", "status")
+
+
+class Exported(NamedTuple):
+    """What was written."""
+
+    folder: str
+    format: str
+    column: str
+    num_records: int
+    num_without_vector: int
+    num_rows: int
+    dimension: int
+    dtype: str
+    largest_rounding: float
+    """Of any vector, against its length; 0 where nothing was rounded."""
+
+
+class Rounding:
+    """Numbers to another type, and how much of any vector that took away."""
+
+    def __init__(self, dtype: str) -> None:
+        self._dtype = np.dtype(dtype)
+        self.largest = 0.0
+
+    def __call__(self, vectors_RD: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Rounded; BadInput where a number is too large for the type."""
+        if vectors_RD.dtype == self._dtype:
+            return vectors_RD
+        with np.errstate(over="ignore"):
+            rounded_RD = vectors_RD.astype(self._dtype)
+        if not np.isfinite(rounded_RD).all():
+            largest = np.abs(vectors_RD).max()
+            raise BadInput(f"a number of {largest:.4g} does not fit {self._dtype}.", remedy="Export --dtype float32.")
+        exact_RD = vectors_RD.astype(np.float64)
+        length_R = np.linalg.norm(exact_RD, axis=1)
+        lost_R = np.linalg.norm(rounded_RD - exact_RD, axis=1)
+        self.largest = max(self.largest, float((lost_R / np.maximum(length_R, 1e-300)).max(initial=0.0)))
+        return rounded_RD
+
+
+def export(where: Path, to: str, target: Path, dtype: str, column: str) -> Exported:
+    """Write a run's dataset into a folder in one of FORMATS.
+
+    Raises RunConflict where there is no dataset, or something else in the target's place.
+    """
+    folder, facts_path = _find(where)
+    facts = json.loads(facts_path.read_text(encoding="utf-8"))
+    parts = sorted(folder.glob("part-*.parquet"))
+    contents = _contents(parts, column, dtype)
+    wanted = {"dataset": facts["fingerprint"], "outputs_digest": facts["outputs_digest"], "format": to}
+    wanted |= {"column": contents.column, "dtype": contents.dtype}
+    if (found := _existing(target, wanted)) is not None:
+        return found
+    rounding = Rounding(contents.dtype)
+    missing = num_rows = 0
+    with (
+        counting("exporting", contents.num_records, "records") as count,
+        whole_folder(target) as temporary,
+        ExitStack() as stack,
+    ):
+        writer = stack.enter_context(FORMATS[to](temporary, contents))
+        ids = stack.enter_context((temporary / ID_TABLE).open("w", encoding="utf-8", newline=""))
+        for block in _blocks(parts, contents, rounding):
+            writer.write(block)
+            _write_ids(ids, block, num_rows)
+            missing += int((block.num_rows_N == 0).sum())
+            num_rows += len(block.vectors_RD)
+            count.advance(len(block.ids_N))
+        stack.close()
+        content = {
+            "num_records": contents.num_records,
+            "num_without_vector": missing,
+            "num_rows": num_rows,
+            "dimension": contents.dimension,
+            "largest_rounding": rounding.largest,
+        }
+        write_json(temporary / FACTS, wanted | content)
+    result = _existing(target, wanted)
+    assert result is not None
+    return result
+
+
+def _find(where: Path) -> tuple[Path, Path]:
+    """The folder of parts and its facts, from a run folder or from the dataset itself."""
+    for layout in (RunLayout(where), RunLayout(where.resolve().parent)):
+        is_meant = where.resolve() in (layout.root.resolve(), layout.dataset.resolve())
+        if is_meant and layout.dataset.is_dir() and layout.dataset_facts.is_file():
+            return layout.dataset, layout.dataset_facts
+    raise RunConflict(f"{where}: no run folder with a dataset.", remedy="Run `hpc-embed gather` first.")
+
+
+def _contents(parts: list[Path], column: str, dtype: str) -> Contents:
+    schema = pq.read_schema(parts[0])
+    columns = [name for name in schema.names if name.startswith("embedding")]
+    if column not in columns and len(columns) == 1:
+        column = columns[0]
+    if column not in columns:
+        raise UsageError(f"--column {column}: the dataset has none of that name.", remedy=f"Say {', '.join(columns)}.")
+    kind = schema.field(column).type
+    is_per_token = pa.types.is_large_list(kind)
+    vector = kind.value_type if is_per_token else kind
+    metadata = [pq.read_metadata(part) for part in parts]
+    return Contents(
+        column=column,
+        is_per_token=is_per_token,
+        dimension=vector.list_size,
+        dtype=str(vector.value_type.to_pandas_dtype()().dtype) if dtype == "dataset" else dtype,
+        num_records=sum(each.num_rows for each in metadata),
+        num_rows=_num_rows(parts, column, is_per_token=is_per_token),
+    )
+
+
+def _num_rows(parts: list[Path], column: str, *, is_per_token: bool) -> int:
+    """Vectors in all, without reading one: they are the records with tokens, or the tokens of all."""
+    total = 0
+    for part in parts:
+        tokens = pq.read_table(part, columns=["num_tokens"])["num_tokens"].to_numpy()
+        total += int(tokens.sum() if is_per_token else (tokens > 0).sum())
+    return total
+
+
+def _blocks(parts: list[Path], contents: Contents, rounding: Rounding) -> Iterator[Block]:
+    """A row group at a time."""
+    for part in parts:
+        with pq.ParquetFile(part) as file:
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group, columns=[*COLUMNS, contents.column])
+                yield _block(table, contents, rounding)
+
+
+def _block(table: pa.Table, contents: Contents, rounding: Rounding) -> Block:
+    column = pa.concat_arrays(table[contents.column].chunks)
+    has_vector_N = ~np.asarray(column.is_null())
+    num_rows_N = has_vector_N.astype(np.int64)
+    if contents.is_per_token:
+        num_rows_N = np.asarray(column.value_lengths().fill_null(0))
+        numbers = column.flatten().flatten()
+    else:
+        numbers = column.flatten()  # leaves nulls out
+    vectors_RD = np.asarray(numbers).reshape(-1, contents.dimension)
+    return Block(
+        ordinals_N=table["ordinal"].to_numpy(),
+        ids_N=table["id"].to_pylist(),
+        lengths_N=table["length"].to_numpy(),
+        statuses_N=table["status"].to_pylist(),
+        num_rows_N=num_rows_N,
+        vectors_RD=rounding(vectors_RD),
+    )
+
+
+def _write_ids(file: TextIO, block: Block, first_row: int) -> None:
+    """Every record and its rows; ids with tabs or quotes are quoted as in any CSV."""
+    table = csv.writer(file, delimiter="\t", lineterminator="\n")
+    if first_row == 0 and file.tell() == 0:
+        table.writerow(ID_COLUMNS)
+    first_N = first_row + np.cumsum(block.num_rows_N) - block.num_rows_N
+    table.writerows(
+        (ordinal, name, status, first if rows else "", rows)
+        for ordinal, name, status, first, rows in zip(
+            block.ordinals_N.tolist(),
+            block.ids_N,
+            block.statuses_N,
+            first_N.tolist(),
+            block.num_rows_N.tolist(),
+            strict=True,
+        )
+    )
+
+
+def _existing(target: Path, wanted: Mapping[str, object]) -> Exported | None:
+    """What an earlier call left; RunConflict where something else lies there."""
+    if not target.exists():
+        return None
+    try:
+        found = json.loads((target / FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = {}
+    if any(found.get(key) != value for key, value in wanted.items()):
+        raise RunConflict(f"--output {target}: holds something else.", remedy="Choose another folder, or remove it.")
+    rest = {name: found[name] for name in Exported._fields if name in found}
+    return Exported(**{"folder": str(target), **rest})
