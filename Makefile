@@ -34,6 +34,9 @@ bench: setup-test .venv-esm-cpp/.installed  ## Every benchmark that needs no GPU
 torture: setup-test  ## Every storage fault, twins interleaved, hundreds of kills, disks that run full: half an hour
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture
 
+fuzz: setup-test  ## 100,000 bad files in front of every reader: an hour
+	HPC_EMBED_FUZZ_CASES=100000 $(PYTEST) tests/fuzz --durations=0
+
 image: setup  ## hpc_embed.sif; LOCK=lock-cpu.txt for one without CUDA
 	PYTHON=$(BIN)/python bash container/build.sh
 

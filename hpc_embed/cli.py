@@ -245,7 +245,7 @@ def _read_settings_file(parser: CommandParser, command: Command) -> None:
 
     try:
         content = yaml.safe_load(SETTINGS_FILE.read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UsageError(f"{SETTINGS_FILE}: cannot be read ({' '.join(str(error).split())}).") from error
     if not isinstance(content, dict):
         raise UsageError(f"{SETTINGS_FILE}: not a list of `name: value` lines.", remedy="See examples/hpc-embed.yaml.")

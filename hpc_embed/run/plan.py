@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -170,7 +170,7 @@ def _is_number(value: object) -> bool:
     return type(value) is int and 0 <= value < 1 << 62
 
 
-KINDS = {
+KINDS: dict[str, Callable[[object], bool]] = {
     "str": _is_text,
     "Kind": _is_text,
     "int": _is_number,
