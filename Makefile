@@ -37,6 +37,13 @@ bench: setup-test .venv-esm-cpp/.installed  ## Every benchmark that needs no GPU
 torture: setup-test  ## Every storage fault, twins interleaved, hundreds of kills, disks that run full: half an hour
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture
 
+mutants: setup-test  ## Bugs put in one by one where the promises rest; which of them no test finds: some hours
+	$(PIP) mutmut
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run; $(BIN)/python -m tests.torture.mutants
+
+fuzz: setup-test  ## 100,000 bad files in front of every reader: an hour
+	HPC_EMBED_FUZZ_CASES=100000 $(PYTEST) tests/fuzz --durations=0
+
 image: setup  ## hpc_embed.sif; LOCK=lock-cpu.txt for one without CUDA
 	PYTHON=$(BIN)/python bash container/build.sh
 
@@ -65,4 +72,4 @@ docs: setup  ## Write docs/commands.md anew
 	$(BIN)/python -m docs.generate
 
 clean:
-	rm -rf $(VENV) .venv-esm-cpp demo build dist *.egg-info
+	rm -rf mutants $(VENV) .venv-esm-cpp demo build dist *.egg-info

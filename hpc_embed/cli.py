@@ -267,7 +267,7 @@ def _read_settings_file(parser: CommandParser, command: Command) -> None:
 
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UsageError(f"{file}: cannot be read ({' '.join(str(error).split())}).") from error
     if not isinstance(content, dict):
         raise UsageError(f"{file}: not a list of `name: value` lines.", remedy="See examples/hpc-embed.yaml.")

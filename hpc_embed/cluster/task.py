@@ -13,6 +13,7 @@ from hpc_embed.errors import UsageError
 from hpc_embed.progress import counting, note
 from hpc_embed.run.files import make_folders, remove_leftovers
 from hpc_embed.run.layout import RunLayout, shard_name
+from hpc_embed.run.links import refuse_links
 from hpc_embed.run.markers import Failure, is_done, read_failure
 from hpc_embed.run.plan import Plan
 from hpc_embed.workers.registry import make_worker
@@ -57,6 +58,7 @@ def embed_shards(
 ) -> CrewResult:
     """Embed those of the shards that have no valid marker, one worker process per device."""
     refuse_missing_packages(plan.model.registry_name)
+    refuse_links(layout)
     for folder in (layout.outputs, layout.work):
         make_folders(folder)
         remove_leftovers(folder)

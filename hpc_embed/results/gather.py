@@ -18,6 +18,7 @@ from hpc_embed.results.dataset import Arrangement, dataset_schema, write_parts
 from hpc_embed.results.waiting import wait_for_markers
 from hpc_embed.run.files import remove, remove_leftovers, whole_folder, write_json
 from hpc_embed.run.layout import RunLayout
+from hpc_embed.run.links import refuse_links
 from hpc_embed.run.plan import Plan
 
 MOST_NAMED = 5
@@ -41,6 +42,7 @@ def gather(plan: Plan, layout: RunLayout, settings: GatherSettings) -> Gathered:
     Raises Incomplete, naming them, where shards are missing or damaged.
     """
     started = time.monotonic()
+    refuse_links(layout)
     remove_leftovers(layout.root)
     wait_for_markers(plan, layout, settings.wait_seconds)
     with (

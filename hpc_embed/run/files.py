@@ -248,8 +248,12 @@ def remove(path: Path) -> None:
 def remove_tree(path: Path) -> None:
     """Remove a folder and what is in it, links as links; what cannot be removed stays, harmlessly."""
     try:
-        names = storage.names(path)
+        is_link = stat.S_ISLNK(storage.status(path).st_mode)
+        names = [] if is_link else storage.names(path)
     except OSError:
+        return
+    if is_link:  # what it leads to is somebody else's
+        discard(path)
         return
     for name in names:
         try:

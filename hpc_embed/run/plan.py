@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -145,8 +146,10 @@ def read_plan(path: Path) -> Plan:
     if not isinstance(content, dict) or content.pop("format", None) != PLAN_FORMAT:
         raise RunConflict(f"{path}: made by another version.", remedy="Plan into another --run-dir.")
     try:
-        return _plan_of_json(content)
-    except (TypeError, KeyError, AttributeError) as error:
+        plan = _plan_of_json(content)
+        _refuse_odd(plan)
+        return plan
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise RunConflict(
             f"{path}: not a whole plan ({error}).", remedy="Restore the file, or plan into another --run-dir."
         ) from error
@@ -164,6 +167,48 @@ def _plan_of_json(content: Mapping[str, Any]) -> Plan:
             "shards": tuple(ShardFacts(**shard) for shard in content["shards"]),
         }
     )
+
+
+MOST_DIMENSIONS = 1 << 20
+HEXADECIMAL = re.compile("[0-9a-f]{64}")
+
+
+def _is_anything(value: object) -> bool:
+    return True
+
+
+def _is_text(value: object) -> bool:
+    return type(value) is str
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 62
+
+
+KINDS: dict[str, Callable[[object], bool]] = {
+    "str": _is_text,
+    "Kind": _is_text,
+    "int": _is_number,
+    "int | None": lambda value: value is None or _is_number(value),
+}
+"""What the fields of a plan's parts may be, by their annotation."""
+
+
+def _refuse_odd(plan: Plan) -> None:
+    """ValueError for what no plan of ours says: anybody may have written the file, and paths are made of it."""
+    parts: list[Any] = [plan, plan.model, plan.embedding, plan.totals, plan.cost, *plan.inputs, *plan.shards]
+    for part in parts:
+        for field in fields(part):
+            value: Any = getattr(part, field.name)
+            if not KINDS.get(str(field.type), _is_anything)(value):
+                raise ValueError(f"{field.name} is {value!r}")
+    for name, digest in (("fingerprint", plan.fingerprint), ("model.digest", plan.model.digest)):
+        if not HEXADECIMAL.fullmatch(digest):
+            raise ValueError(f"{name} is {digest!r}")
+    if plan.kind not in ("protein", "dna") or not 0 < plan.dimension <= MOST_DIMENSIONS or not plan.shards:
+        raise ValueError("kind, dimension or shards are none")
+    if sum(shard.num_windows for shard in plan.shards) != plan.totals.num_unique_windows:
+        raise ValueError("the shards do not add up to the windows")
 
 
 def changes(old: Plan, new: Plan) -> list[str]:

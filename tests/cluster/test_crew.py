@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 import pytest
 
-from hpc_embed.cluster.crew import Assignment, Crew
-from hpc_embed.errors import EnvironmentFault
+from hpc_embed.cluster.crew import STOP_SIGNALS, Assignment, Crew
+from hpc_embed.cluster.task import shards_to_do
+from hpc_embed.config import PlanSettings, WorkSettings
+from hpc_embed.errors import EnvironmentFault, Interrupted
+from hpc_embed.planning.planner import make_plan
 from hpc_embed.progress import Silent
 from hpc_embed.registry import find_model
 from hpc_embed.run.identity import pin_model
-from hpc_embed.run.markers import read_failure
+from hpc_embed.run.layout import RunLayout
+from hpc_embed.run.markers import read_failure, record_failure
+from hpc_embed.run.pieces import num_windows_in_pieces
 from hpc_embed.run.plan import Embedding
 from hpc_embed.run.shards import write_shard
 from hpc_embed.workers.base import BaseEmbeddingWorker, LoadedModel
@@ -51,6 +57,38 @@ class Poisoned(CompositionWorker):
             return start(batch)  # type: ignore[arg-type]
 
         model.start = start_or_die  # type: ignore[method-assign,assignment]
+        return model
+
+
+class DiesAfterTheFirst(CompositionWorker):
+    """Its process dies at the second shard, which is in its hands together with the third."""
+
+    def load(self, device_id: int | str) -> LoadedModel:
+        model = super().load(device_id)
+        start = model.start
+
+        def start_or_die(batch: object) -> object:
+            if len(batch) == 2:  # type: ignore[arg-type]
+                time.sleep(0.3)
+                os.kill(os.getpid(), 9)
+            return start(batch)  # type: ignore[arg-type]
+
+        model.start = start_or_die  # type: ignore[method-assign,assignment]
+        return model
+
+
+class Slow(CompositionWorker):
+    """A batch takes its time, so that there is something to publish when a signal comes."""
+
+    def load(self, device_id: int | str) -> LoadedModel:
+        model = super().load(device_id)
+        start = model.start
+
+        def start_slowly(batch: object) -> object:
+            time.sleep(0.1)
+            return start(batch)  # type: ignore[arg-type]
+
+        model.start = start_slowly  # type: ignore[method-assign,assignment]
         return model
 
 
@@ -91,3 +129,46 @@ def test_a_shard_that_kills_its_worker_is_given_up_and_the_others_finish(tmp_pat
     failure = read_failure(tmp_path / "outputs", "shard-00001")
     assert failure is not None
     assert failure.tries == 2
+
+
+def test_a_death_is_blamed_on_the_shard_at_work_and_on_no_other(tmp_path: Path) -> None:
+    crew = Crew(assignment(DiesAfterTheFirst, tmp_path), ["cpu"], max_tries=1)
+    finished, failed = crew.run(shards(tmp_path, 3, 2, 4, 5), Silent())
+    assert sorted(finished) == ["shard-00000", "shard-00002", "shard-00003"]
+    assert list(failed) == ["shard-00001"]
+    assert read_failure(tmp_path / "outputs", "shard-00002") is None
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_on_a_signal_to_stop_workers_publish_what_they_have_before_they_end(number: int, tmp_path: Path) -> None:
+    """No piece is there before the signal, since pieces are hours apart."""
+    told = assignment(Slow, tmp_path)._replace(token_budget=1, piece_seconds=3600.0)
+    paths = shards(tmp_path, 200)
+    before: list[int] = []
+
+    class Stopping(Silent):
+        num_batches = 0
+
+        def advance(self, amount: int, note: str = "") -> None:
+            self.num_batches += amount > 0
+            if self.num_batches == 3:
+                before.append(num_windows_in_pieces(tmp_path / "work" / "shard-00000"))
+                os.kill(os.getpid(), number)
+
+    with pytest.raises(Interrupted, match="finished work is kept"):
+        Crew(told, ["cpu"], max_tries=1).run(paths, Stopping())
+    assert before == [0]
+    assert num_windows_in_pieces(tmp_path / "work" / "shard-00000") >= 3
+
+
+def test_retry_failed_tries_again_what_was_left_aside(tmp_path: Path) -> None:
+    (tmp_path / "in.fa").write_text(">a\nMKV\n>b\nWYVT\n")
+    layout = RunLayout(tmp_path / "run")
+    settings = PlanSettings(fasta=(str(tmp_path / "in.fa"),), model="aa_composition", num_shards=2, force_kind=True)
+    plan = make_plan(settings, layout).plan
+    for _ in range(3):
+        record_failure(layout.outputs, "shard-00001", "out of luck")
+    work = WorkSettings(max_tries=3)
+    assert shards_to_do(plan, layout, work) == [0]
+    assert shards_to_do(plan, layout, replace(work, max_tries=4)) == [0, 1]
+    assert shards_to_do(plan, layout, replace(work, retry_failed=True)) == [0, 1]

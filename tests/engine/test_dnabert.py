@@ -84,9 +84,17 @@ def test_alibi_slopes_of_a_power_of_two_are_a_geometric_series() -> None:
     assert alibi_slopes(4) == [0.25, 0.0625, 0.015625, 0.00390625]
 
 
-def test_padding_is_token_3_and_unknown_token_0_whatever_the_config_says() -> None:
-    tokenizer = BpeTokenizer(untrained_bpe_json())
-    assert (tokenizer.pad, tokenizer.unknown, tokenizer.cls, tokenizer.sep) == (3, 0, 1, 2)
+def test_special_tokens_are_those_that_the_tokenizer_file_names_whatever_their_numbers() -> None:
+    """config.json says pad_token_id 0; the published tokenizer, whose numbers these are, says 3, and 0 is unknown."""
+    usual = BpeTokenizer(untrained_bpe_json())
+    assert usual([b"N"])[0].tolist() == [1, 0, 2]
+    content = json.loads(untrained_bpe_json())
+    names = content["model"]["vocab"]
+    names["[PAD]"], names["[SEP]"] = names["[SEP]"], names["[PAD]"]
+    for token in content["added_tokens"]:
+        token["id"] = names[token["content"]]
+    other = BpeTokenizer(json.dumps(content))
+    assert (other.pad, other.unknown, other.cls, other.sep) == (2, 0, 1, 3)
 
 
 def test_soft_masked_bases_are_unknown_one_by_one_unless_upper_cased() -> None:

@@ -104,9 +104,10 @@ def test_another_plan_in_the_same_folder_is_refused_and_names_what_changed(
 
 def test_other_sequences_or_other_ids_in_the_same_folder_are_refused(fasta: Path, tmp_path: Path) -> None:
     plan(fasta, tmp_path / "run")
-    fasta.write_bytes(FASTA.replace(b">b\n", b">c\n"))
-    with pytest.raises(RunConflict, match="input"):
-        plan(fasta, tmp_path / "run")
+    for other in (FASTA.replace(b">b\n", b">c\n"), FASTA.replace(b"MKV\n", b"MKL\n")):
+        fasta.write_bytes(other)
+        with pytest.raises(RunConflict, match="input"):
+            plan(fasta, tmp_path / "run")
 
 
 def test_other_line_lengths_and_compression_are_the_same_input(fasta: Path, tmp_path: Path) -> None:
@@ -189,7 +190,9 @@ def test_cost_of_dnabert_s_is_234_megaflops_a_token_at_200_tokens() -> None:
 def test_forecast_tells_tokens_and_spread(fasta: Path, tmp_path: Path) -> None:
     figures = forecast(plan(fasta, tmp_path / "run"), "run", "a100")
     assert figures.totals.num_tokens == (10 + 2) + (3 + 2) + (1701 + 4)
-    assert figures.spread >= 1
+    flops = [shard.flops for shard in read_plan(tmp_path / "run" / "plan.json").shards]
+    assert figures.spread == max(flops) / (sum(flops) / 2)
+    assert figures.spread > 1
     assert figures.dataset_bytes == 4 * 320 * 5
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -37,3 +39,14 @@ def test_a_sequence_and_its_reverse_complement_have_one_tetranucleotide_vector()
 
 def test_a_sequence_shorter_than_a_word_is_zero_and_not_nan() -> None:
     assert vectors("tetranucleotide", b"ACG").sum() == 0
+
+
+def test_tetranucleotides_stand_in_the_order_of_their_alphabetically_first_form() -> None:
+    words = {b"AAAA": 0, b"TTTT": 0, b"AAAC": 1, b"GTTT": 1, b"AAAG": 2, b"AAAT": 3, b"AACA": 4, b"TTAA": 135}
+    assert vectors("tetranucleotide", *words).argmax(axis=1).tolist() == list(words.values())
+    order = ["".join(letters) for letters in product("ACGT", repeat=4)]
+    complement = str.maketrans("ACGT", "TGCA")
+    first_forms = [word for word in order if word <= word.translate(complement)[::-1]]
+    assert len(first_forms) == 136
+    made = vectors("tetranucleotide", *(form.encode() for form in first_forms))
+    assert np.array_equal(made, np.eye(136))

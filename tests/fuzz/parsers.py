@@ -1,0 +1,164 @@
+"""Every reader of what others wrote: it gives what it read, or one of our errors; never another, and not late."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import save
+
+from hpc_embed.cli import main
+from hpc_embed.engine.checkpoints import read_weights
+from hpc_embed.errors import HpcEmbedError
+from hpc_embed.run.canary import decode
+from hpc_embed.run.identity import pin_model
+from hpc_embed.run.layout import RunLayout
+from hpc_embed.run.markers import is_done, read_failure, read_marker
+from hpc_embed.run.plan import read_plan
+from hpc_embed.run.shards import read_shard
+from hpc_embed.run.vectors import Damaged, VectorFile
+from hpc_embed.sequences.fasta import read_fasta
+from tests.torture.small_run import FASTA, SmallRun, on
+from tests.torture.storage import FaultyStorage
+
+CODES = {0, 2, 3, 4, 5, 6}
+CONFIG = {
+    "model_type": "esm",
+    "num_hidden_layers": 1,
+    "hidden_size": 8,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "vocab_size": 33,
+    "max_position_embeddings": 1026,
+}
+SETTINGS = b"fasta: in.fa\nmodel: aa_composition\nnum_shards: 2\nmax-residues: 20\nsetup: [a, b]\nsbatch: {x: y}\n"
+
+
+class Parser(NamedTuple):
+    """A reader, and a sound file for it."""
+
+    sample: bytes
+    read: Callable[[bytes], None]
+    """Raises what only a bug raises."""
+
+
+def parsers(folder: Path) -> dict[str, Parser]:
+    """All of them, reading files in `folder`."""
+    (folder / "graveyard").mkdir(parents=True)
+    run = SmallRun(folder / "whole")
+    with on(FaultyStorage(folder / "graveyard"), run):
+        run.all_of_it()
+    layout = run.layout
+    weights = save({"a.weight": torch.zeros(3, 4), "b": torch.arange(5, dtype=torch.int64)})
+    checkpoint = folder / "checkpoint"
+    checkpoint.mkdir()
+    (checkpoint / "model.safetensors").write_bytes(weights)
+    return {
+        "fasta": Parser(FASTA, lambda content: _fasta(folder / "x.fa", content)),
+        "gzip": Parser(gzip.compress(FASTA), lambda content: _fasta(folder / "x.fa.gz", content)),
+        "settings": Parser(SETTINGS, lambda content: _settings(folder / "settings", content)),
+        "plan": Parser(layout.plan.read_bytes(), lambda content: _plan(folder / "plan.json", content)),
+        "marker": Parser(layout.marker(0).read_bytes(), lambda content: _marker(folder / "m", content)),
+        "output": Parser(layout.output(0).read_bytes(), lambda content: _vectors(folder / "o.parquet", content)),
+        "shard": Parser(layout.shard(0).read_bytes(), lambda content: _shard(folder / "s.parquet", content)),
+        "dataset facts": Parser(layout.dataset_facts.read_bytes(), lambda content: _facts(layout, content)),
+        "safetensors": Parser(weights, lambda content: _weights(folder / "w.safetensors", content)),
+        "config": Parser(json.dumps(CONFIG).encode(), lambda content: _config(checkpoint, content)),
+    }
+
+
+def _fasta(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with contextlib.suppress(HpcEmbedError):
+        lines = 0
+        for record in read_fasta(str(path)):
+            assert record.line > lines
+            lines = record.line
+            assert record.sequence.isascii()
+
+
+def _settings(folder: Path, content: bytes) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "hpc-embed.yaml").write_bytes(content)
+    code = 0
+    with contextlib.chdir(folder), _silence() as said:
+        code = main(["plan", "--print_config"])
+    assert code in CODES, said.getvalue()
+    assert "a bug" not in said.getvalue(), said.getvalue()
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[io.StringIO]:
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            yield said
+        except SystemExit as end:
+            assert end.code in CODES, end.code
+
+
+def _plan(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with contextlib.suppress(HpcEmbedError):
+        plan = read_plan(path)
+        assert sum(shard.num_windows for shard in plan.shards) == plan.totals.num_unique_windows
+
+
+def _marker(outputs: Path, content: bytes) -> None:
+    outputs.mkdir(exist_ok=True)
+    (outputs / "shard-00000.done.json").write_bytes(content)
+    (outputs / "shard-00000.failed.json").write_bytes(content)
+    marker = read_marker(outputs, "shard-00000")
+    if marker is not None:
+        assert marker.rows >= 0
+        assert all(int(key) >= 0 for key in marker.failed_windows)
+        decode(marker.facts.canary)
+    read_failure(outputs, "shard-00000")
+    assert not is_done(outputs, "shard-00000", "f")
+
+
+def _vectors(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with contextlib.suppress(Damaged):
+        file = VectorFile(path)
+        for rows in file:
+            assert rows.vectors_ND.shape == (len(rows.windows_N), file.dimension)
+        assert file.windows().dtype == np.int64
+        assert file.num_tokens().dtype == np.int32
+
+
+def _shard(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with contextlib.suppress(HpcEmbedError):
+        shard = read_shard(path)
+        assert all(type(sequence) is bytes for sequence in shard.sequences_N)
+
+
+def _facts(layout: RunLayout, content: bytes) -> None:
+    layout.dataset_facts.write_bytes(content)
+    with _silence() as said:
+        code = main(["gather", "--run-dir", str(layout.root), "--check"])
+    assert code in CODES, said.getvalue()
+    assert pq.read_metadata(layout.dataset / "part-00000.parquet").num_rows == 7
+
+
+def _weights(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with contextlib.suppress(HpcEmbedError):
+        for tensor in read_weights([path]).values():
+            tensor.shape  # noqa: B018
+
+
+def _config(folder: Path, content: bytes) -> None:
+    (folder / "config.json").write_bytes(content)
+    with contextlib.suppress(HpcEmbedError):
+        model, _ = pin_model(str(folder), None, None)
+        assert model.dimension > 0
