@@ -44,6 +44,8 @@ class PlanSettings:
     """A record longer than the model's limit: split into windows, cut, left out, or refused."""
     max_residues: PositiveInt | None = None
     """Longest window in residues or bases; default is the model's limit."""
+    stride: PositiveInt | None = None
+    """Windows overlap: each is of the longest length and begins at most so many residues behind the one before."""
     on_invalid: InvalidPolicy = "unknown"
     """A letter that the model does not know: refuse, leave the record out, or embed it as unknown."""
     case: Literal["upper", "keep"] = "upper"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,16 @@ LIMIT = 17
 """Residues of a window, so that the first record has several."""
 
 
-def dataset(folder: Path, checkpoint: Path | str, pooling: str, layer: str, fasta: bytes = PROTEINS) -> RunLayout:
+def dataset(
+    folder: Path,
+    checkpoint: Path | str,
+    pooling: str,
+    layer: str,
+    fasta: bytes = PROTEINS,
+    *,
+    stride: int | None = None,
+    max_residues: int | None = LIMIT,
+) -> RunLayout:
     """A whole run in this process."""
     folder.mkdir()
     (folder / "in.fa").write_bytes(fasta)
@@ -36,7 +46,8 @@ def dataset(folder: Path, checkpoint: Path | str, pooling: str, layer: str, fast
         model=str(checkpoint),
         pooling=pooling,
         layer=layer,
-        max_residues=LIMIT,
+        max_residues=max_residues,
+        stride=stride,
         num_shards=2,
         force_kind=True,
     )
@@ -148,6 +159,43 @@ def test_windows_stay_apart_with_their_places(tmp_path: Path) -> None:
         assert expected is not None
         assert np.array_equal(vector, expected)
     assert json.loads(apart.dataset_facts.read_text())["statuses"] == {"embedded": 2, "skipped": 1, "windowed": 1}
+
+
+@pytest.mark.parametrize("stride", [5, 17])
+def test_with_a_stride_each_residue_counts_by_the_windows_that_hold_it(tmp_path: Path, stride: int) -> None:
+    checkpoint = PACKED["prost_t5"][1](tmp_path / "model")
+    sequence = PROTEINS.split(b"\n")[1]
+    last = len(sequence) - LIMIT  # begin at most a stride apart, evenly, and end with the record
+    number = 1 + -(-last // stride)
+    starts = [last * at // (number - 1) for at in range(number)]
+    assert max(b - a for a, b in pairwise(starts)) <= stride
+    pieces = b"".join(b">%d\n%b\n" % (start, sequence[start : start + LIMIT]) for start in starts)
+    residues = column(dataset(tmp_path / "residues", checkpoint, "per_token", "-1", pieces), "embedding")
+    every_pair = np.concatenate([each for each in residues if each is not None]).astype(np.float64)
+    layout = dataset(tmp_path / "stride", checkpoint, "mean,max", "-1", stride=stride)
+    mean, largest = (column(layout, f"embedding_{pooling}_2")[0] for pooling in ("mean", "max"))
+    assert mean is not None
+    assert np.abs(mean - every_pair.mean(axis=0)).max() <= 1e-5 * (1 + np.abs(mean).max())
+    assert largest is not None
+    assert np.array_equal(largest, every_pair.max(axis=0).astype(np.float32))
+    apart = pq.read_table(dataset(tmp_path / "apart", checkpoint, "per_window", "-1", stride=stride).dataset)
+    assert apart["start"].to_pylist() == [*starts, 0, None, 0]
+    assert apart["stop"].to_pylist() == [*(start + LIMIT for start in starts), 10, None, 1]
+
+
+@pytest.mark.parametrize(
+    ("stride", "max_residues", "pooling", "problem"),
+    [
+        (18, LIMIT, "mean", "would leave gaps"),
+        (5, None, "mean", "no record is split"),
+        (5, LIMIT, "per_token", "would have several rows"),
+    ],
+)
+def test_a_stride_that_means_nothing_is_refused(
+    tmp_path: Path, stride: int, max_residues: int | None, pooling: str, problem: str
+) -> None:
+    with pytest.raises(UsageError, match=problem):
+        dataset(tmp_path / "x", "prot_t5_xl:untrained", pooling, "-1", stride=stride, max_residues=max_residues)
 
 
 def test_the_plan_tells_rows_and_columns(run: Run, lambda_phage: Path) -> None:

@@ -47,3 +47,26 @@ def layers_of(settings: PlanSettings, model: Model) -> tuple[int, ...]:
                 remedy="Choose one of these, or count from -1, the last.",
             )
     return tuple(dict.fromkeys(layers))
+
+
+def stride_of(settings: PlanSettings, model: Model, poolings: list[str]) -> int | None:
+    """Residues from window to window, None where they lie side by side."""
+    if settings.stride is None:
+        return None
+    limit = settings.max_residues or model.max_residues
+    if limit is None or settings.on_long != "window":
+        raise UsageError(
+            f"--stride {settings.stride}: no record is split into windows.",
+            remedy="Give --max-residues, and leave --on-long at window.",
+        )
+    if settings.stride > limit:
+        raise UsageError(
+            f"--stride {settings.stride}: windows of {limit} residues would leave gaps.",
+            remedy=f"Choose at most {limit}.",
+        )
+    if set(poolings) & set(PER_LETTER):
+        raise UsageError(
+            f"--stride {settings.stride}: letters in several windows would have several rows.",
+            remedy="Leave --stride out, or pool.",
+        )
+    return int(settings.stride)

@@ -24,7 +24,7 @@ from hpc_embed.errors import BadInput, RunConflict, UsageError
 from hpc_embed.planning.cost import cost_of, flops, millitokens, tokens_of_lengths
 from hpc_embed.planning.dealing import deal
 from hpc_embed.planning.forecast import seconds_on
-from hpc_embed.planning.outputs import layers_of, poolings_of
+from hpc_embed.planning.outputs import layers_of, poolings_of, stride_of
 from hpc_embed.planning.scan import ScanResult, open_input, refuse_wrong_kind, scan
 from hpc_embed.progress import counting, note
 from hpc_embed.registry import Model
@@ -126,6 +126,7 @@ def _embedding(settings: PlanSettings, model: Model) -> Embedding:
         max_residues=settings.max_residues or model.max_residues,
         on_invalid=settings.on_invalid,
         case=settings.case,
+        stride=stride_of(settings, model, poolings),
     )
 
 

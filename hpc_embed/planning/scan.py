@@ -180,7 +180,7 @@ class _Judge:
         reason = f"{length} residues, the limit is {limit}"
         match self._settings.on_long:
             case "window":
-                return Verdict("windowed", reason, split_windows(length, limit))
+                return Verdict("windowed", reason, split_windows(length, limit, self._settings.stride))
             case "truncate":
                 return Verdict("truncated", reason, [Window(0, limit)])
             case "skip":

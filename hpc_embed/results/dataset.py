@@ -23,6 +23,7 @@ from hpc_embed.run.faults import patiently
 from hpc_embed.run.files import new_file
 from hpc_embed.run.outputs import Outputs
 from hpc_embed.run.vectors import METADATA_KEY, ROW_GROUP_ROWS
+from hpc_embed.sequences.windows import places
 
 NUMBERS = {"float32": pa.float32(), "float16": pa.float16()}
 
@@ -86,6 +87,8 @@ class Arrangement(NamedTuple):
     """Of each window."""
     max_residues: int | None
     """Where a truncated record was cut."""
+    stride: int | None = None
+    """Where windows overlap."""
 
 
 def dataset_schema(dimension: int, dtype: str, metadata: Mapping[str, object], outputs: Outputs) -> pa.Schema:
@@ -129,7 +132,7 @@ def write_parts(
                 hashed = Hashed(part.enter_context(new_file(folder / part_name(len(parts)))))
                 writer = part.enter_context(_part_writer(hashed, schema, vectors_of))
                 rows_in_part = 0
-            rows = by_window(batch, how.max_residues) if how.outputs.is_per_window else batch
+            rows = by_window(batch, how.max_residues, how.stride) if how.outputs.is_per_window else batch
             table = _table(rows, records_to_rows(rows["windows"], windows, how), schema)
             statuses.update(_statuses(table))
             writer.write_table(table, row_group_size=ROW_GROUP_ROWS if how.outputs.is_per_window else rows_per_group)
@@ -172,7 +175,7 @@ def _vectors_per_record(records: Path, windows: WindowVectors, outputs: Outputs)
     return max(1, windows.num_rows // max(len(windows.num_tokens_U), 1)) if windows.is_per_token else 1
 
 
-def by_window(batch: pa.RecordBatch, max_residues: int | None) -> pa.RecordBatch:
+def by_window(batch: pa.RecordBatch, max_residues: int | None, stride: int | None = None) -> pa.RecordBatch:
     """A row for each window of each record, with the place of its residues; one for a record without windows."""
     num_windows_N = batch["windows"].value_lengths().to_numpy()
     record_W = np.repeat(np.arange(len(batch)), np.maximum(num_windows_N, 1))
@@ -182,7 +185,7 @@ def by_window(batch: pa.RecordBatch, max_residues: int | None) -> pa.RecordBatch
     if max_residues is not None:  # one window of a longer record is what was left of it
         length_W = np.where(number_W == 1, np.minimum(length_W, max_residues), length_W)
     has_none_W = number_W == 0
-    start_W, stop_W = (length_W * (place_W + more) // np.maximum(number_W, 1) for more in (0, 1))
+    start_W, stop_W = places(length_W, place_W, np.maximum(number_W, 1), max_residues, stride)
     keys = pa.ListArray.from_arrays(
         pa.array(np.concatenate(([0], np.cumsum(~has_none_W))).astype(np.int32)), batch["windows"].flatten()
     )

@@ -57,7 +57,8 @@ def gather(plan: Plan, layout: RunLayout, settings: GatherSettings) -> Gathered:
             return found._replace(seconds=time.monotonic() - started)
         remove(layout.dataset_facts)
         with whole_folder(layout.dataset) as folder:
-            how = Arrangement(plan.embedding.outputs, plan.num_special_tokens, plan.embedding.max_residues)
+            embedding = plan.embedding
+            how = Arrangement(embedding.outputs, plan.num_special_tokens, embedding.max_residues, embedding.stride)
             schema = dataset_schema(plan.dimension, settings.dtype, _for_parts(facts), how.outputs)
             statuses, parts = write_parts(folder, layout.records, windows, how, schema, settings.part_mebibytes)
             _prove(plan, dict(statuses))

@@ -38,6 +38,8 @@ class Embedding:
     max_residues: int | None
     on_invalid: str
     case: str
+    stride: int | None = None
+    """Residues from window to window where they overlap."""
 
     def __post_init__(self) -> None:
         if isinstance(self.layer, list):  # as JSON has it
@@ -123,7 +125,7 @@ def fingerprint(model: ModelIdentity, embedding: Embedding, inputs: tuple[InputF
     content = {
         "vectors": VECTOR_VERSION,
         "model": [model.name, model.digest],
-        "embedding": asdict(embedding),
+        "embedding": {name: value for name, value in asdict(embedding).items() if (name, value) != ("stride", None)},
         "inputs": [file.digest for file in inputs],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8")).hexdigest()
