@@ -25,9 +25,11 @@ class Shard(NamedTuple):
     sequences_N: list[bytes]
 
 
-def write_shard(path: Path, windows_N: NDArray[np.int64], sequences_N: Sequence[bytes | memoryview]) -> None:
+def write_shard(path: Path, windows_N: NDArray[np.int64], sequences_N: Sequence[bytes] | pa.LargeBinaryArray) -> None:
     """Publish one shard file."""
-    table = pa.table([pa.array(windows_N), pa.array(sequences_N, pa.large_binary())], schema=SCHEMA)
+    if isinstance(sequences_N, Sequence):
+        sequences_N = pa.array(sequences_N, pa.large_binary())
+    table = pa.table([pa.array(windows_N), sequences_N], schema=SCHEMA)
     with whole_file(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", use_dictionary=False, write_statistics=False)
 

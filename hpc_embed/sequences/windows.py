@@ -1,25 +1,37 @@
 """Overlong records cut into windows that fit the model."""
 
+# N = records, W = windows
+
 from __future__ import annotations
 
-import itertools
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 
-class Window(NamedTuple):
-    """A slice of a record, in residues."""
-
-    start: int
-    stop: int
+Ints = NDArray[np.int64]
 
 
-def split_windows(length: int, max_residues: int | None) -> list[Window]:
-    """The fewest windows of at most `max_residues`, side by side, their lengths equal to within one.
+class Windows(NamedTuple):
+    """Slices of records, in residues, those of a record side by side."""
+
+    record_W: Ints
+    starts_W: Ints
+    lengths_W: Ints
+
+
+def num_windows(lengths_N: Ints, max_residues: int) -> Ints:
+    """The fewest windows of at most `max_residues` that hold records of these lengths."""
+    return np.maximum(1, -(-lengths_N // max_residues))
+
+
+def split_windows(lengths_N: Ints, num_windows_N: Ints) -> Windows:
+    """Each record in so many windows side by side, their lengths equal to within one.
 
     Equal lengths rather than a short last one: every window then sees the most context it can.
     """
-    if max_residues is None or length <= max_residues:
-        return [Window(0, length)]
-    num_windows = -(-length // max_residues)
-    edges = [length * i // num_windows for i in range(num_windows + 1)]
-    return [Window(start, stop) for start, stop in itertools.pairwise(edges)]
+    record_W = np.repeat(np.arange(len(lengths_N)), num_windows_N)
+    place_W = np.arange(len(record_W)) - np.repeat(np.cumsum(num_windows_N) - num_windows_N, num_windows_N)
+    length_W, count_W = lengths_N[record_W], num_windows_N[record_W]
+    starts_W = length_W * place_W // count_W
+    return Windows(record_W, starts_W, length_W * (place_W + 1) // count_W - starts_W)
