@@ -8,6 +8,7 @@ import sys
 import traceback
 from argparse import Action
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from functools import cache
@@ -33,6 +34,8 @@ from hpc_embed.config import (
 from hpc_embed.errors import FULL_DISK_REMEDY, EnvironmentFault, HpcEmbedError, Interrupted, UsageError, is_full_disk
 
 SETTINGS_FILE = Path("hpc-embed.yaml")
+SETTINGS_VARIABLE = "HPC_EMBED_SETTINGS"
+"""Names another file of settings; empty for none, as in batch scripts."""
 TRACEBACK_VARIABLE = "HPC_EMBED_TRACEBACK"
 
 
@@ -123,6 +126,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `hpc-embed models | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except PermissionError as error:
+        _show_traceback()
+        print(f"hpc-embed: {_no_permission(error)}", file=sys.stderr)
+        return EnvironmentFault.exit_code
     except Exception as error:
         _show_traceback()
         if is_full_disk(error):
@@ -229,25 +236,24 @@ def _boolean_names(command: Command) -> set[str]:
 
 def _read_settings_file(parser: CommandParser, command: Command) -> None:
     """Take the settings of this command from hpc-embed.yaml; those of other commands are left to them."""
-    if not SETTINGS_FILE.exists():
+    file = Path(os.environ.get(SETTINGS_VARIABLE, SETTINGS_FILE))
+    if file == Path() or not file.exists():
         return
     import yaml
 
     try:
-        content = yaml.safe_load(SETTINGS_FILE.read_text(encoding="utf-8")) or {}
+        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError) as error:
-        raise UsageError(f"{SETTINGS_FILE}: cannot be read ({' '.join(str(error).split())}).") from error
+        raise UsageError(f"{file}: cannot be read ({' '.join(str(error).split())}).") from error
     if not isinstance(content, dict):
-        raise UsageError(f"{SETTINGS_FILE}: not a list of `name: value` lines.", remedy="See examples/hpc-embed.yaml.")
+        raise UsageError(f"{file}: not a list of `name: value` lines.", remedy="See examples/hpc-embed.yaml.")
     settings = {str(name).replace("-", "_"): value for name, value in content.items()}
     known = {field.name for each in COMMANDS for kind in each.settings for field in fields(kind)}
     for name in settings:
         if name not in known:
             close = get_close_matches(name, known, n=1)
             hint = f"Did you mean {close[0]}? " if close else ""
-            raise UsageError(
-                f"{SETTINGS_FILE}: {name} is no setting.", remedy=f"{hint}Known: {', '.join(sorted(known))}."
-            )
+            raise UsageError(f"{file}: {name} is no setting.", remedy=f"{hint}Known: {', '.join(sorted(known))}.")
     if isinstance(settings.get("fasta"), str):
         settings["fasta"] = [settings["fasta"]]
     mine = {field.name for kind in command.settings for field in fields(kind)}
@@ -255,7 +261,7 @@ def _read_settings_file(parser: CommandParser, command: Command) -> None:
     try:
         parser.parse_object(chosen)
     except UsageError as error:
-        raise UsageError(f"{SETTINGS_FILE}: {error.message}", remedy=error.remedy) from error
+        raise UsageError(f"{file}: {error.message}", remedy=error.remedy) from error
     parser.set_defaults(chosen)
 
 
@@ -306,6 +312,17 @@ def _in_one_line(parser: CommandParser, message: str) -> str:
     key, colon, rest = first.partition(":")
     text = " ".join([key.replace("_", "-") + colon + rest, "; ".join(reasons)])
     return text.strip() + ("" if text.strip().endswith(".") else ".")
+
+
+def _no_permission(error: PermissionError) -> EnvironmentFault:
+    """Whose file it is; a run folder that several users share needs a group and an umask."""
+    place = Path(str(error.filename or "."))
+    owner = ""
+    with suppress(OSError, KeyError):
+        owner = next(f" ({path} belongs to {path.owner()})" for path in (place, *place.parents) if path.exists())
+    return EnvironmentFault(
+        f"{place}: permission denied{owner}.", remedy="docs/slurm.md tells how several users share a run folder."
+    )
 
 
 def _show_traceback() -> None:

@@ -97,6 +97,8 @@ class TaskSettings:
 
     shards: str = "all"
     """Shards of this task: all, or numbers and ranges such as 0-9,12."""
+    submission: str | None = None
+    """Take the shards from this submission instead, for the element that Slurm has started."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +130,7 @@ class StatusSettings:
     """How long to look"""
 
     watch: bool = False
-    """Show it again and again until every shard is done."""
+    """Show it again and again until the run is over: gathered, or nothing of it waits or runs any more."""
     watch_seconds: PositiveFloat = 5.0
     """How often."""
 
@@ -168,7 +170,7 @@ class SubmitSettings:
     shards_per_task: PositiveInt = 1
     """Shards that one task embeds one after the other with one model load."""
     signal_seconds: PositiveInt = 90
-    """How long before the time limit a task publishes its pieces and is requeued."""
+    """How long before the time limit a task publishes its pieces and is requeued; less than the limit."""
     job_name: str = "hpc-embed"
     """Name in the queue."""
     sbatch: dict[str, str] = field(default_factory=dict)
@@ -183,6 +185,10 @@ class SubmitSettings:
     """Submit a gather job that waits for the tasks; --no-gather leaves it out."""
     gather_partition: str | None = None
     """Partition of the gather job [default: that of the tasks]."""
+    gather_memory_gibibytes: PositiveInt | None = None
+    """Memory of the gather job [default: twice --memory-mebibytes]."""
+    take_over: bool = False
+    """Submit shards that another user has submitted too, where the site hides whether they are at work."""
     dry_run: bool = False
     """Print the script and submit nothing."""
     print_script: bool = False

@@ -23,6 +23,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import NamedTuple
 
+from hpc_embed.cluster.signals import signals_held
 from hpc_embed.errors import FULL_DISK_REMEDY, EnvironmentFault, HpcEmbedError, Interrupted, is_full_disk
 from hpc_embed.progress import (
     BatchDone,
@@ -123,12 +124,13 @@ class Crew:
         return CrewResult(self._finished, self._failed)
 
     def _start(self, device: int | str) -> _Member:
-        todo: multiprocessing.Queue[Path | None] = self._context.Queue()
-        events: multiprocessing.Queue[Event] = self._context.Queue()
-        process = self._context.Process(
-            target=_work, args=(self._assignment, device, todo, events), name=f"hpc-embed worker {device}"
-        )
-        process.start()
+        with signals_held([signal.SIGUSR2]):  # it reaches the whole group, and would kill what is still starting
+            todo: multiprocessing.Queue[Path | None] = self._context.Queue()
+            events: multiprocessing.Queue[Event] = self._context.Queue()
+            process = self._context.Process(
+                target=_work, args=(self._assignment, device, todo, events), name=f"hpc-embed worker {device}"
+            )
+            process.start()
         return _Member(device, process, todo, events)
 
     def _feed(self, member: _Member, waiting: deque[Path]) -> None:

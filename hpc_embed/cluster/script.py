@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 
-from hpc_embed.cluster.array_task import REQUEUE_EXIT_CODE
+from hpc_embed.cluster.sbatch import (
+    check_options,
+    closing_lines,
+    flags_of,
+    gres_of,
+    opening_lines,
+    our_command,
+    sbatch_options,
+)
 from hpc_embed.cluster.slurm import DEFAULT_MAX_ARRAY_SIZE, max_array_size
-from hpc_embed.cluster.submit import OUR_IMAGE, apptainer, gres_of
 from hpc_embed.config import SubmitSettings, WorkSettings
 from hpc_embed.errors import EnvironmentFault
 from hpc_embed.run.layout import RunLayout
@@ -17,6 +23,7 @@ from hpc_embed.run.plan import Plan
 
 def plain_script(plan: Plan, layout: RunLayout, settings: SubmitSettings, work: WorkSettings) -> str:
     """A script whose task i embeds shards i * n to i * n + n - 1, those that are done left out by run-task."""
+    check_options(layout, settings)
     try:
         size = max_array_size()
     except EnvironmentFault:  # printed inside an image, say
@@ -24,25 +31,24 @@ def plain_script(plan: Plan, layout: RunLayout, settings: SubmitSettings, work: 
     num_shards = len(plan.shards)
     per_task = max(settings.shards_per_task, -(-num_shards // size))
     options = {name: value for name, value in _options(plan, layout, settings, per_task).items() if value is not None}
-    run_dir = str(layout.root.resolve())
-    in_image = settings.image or OUR_IMAGE in os.environ
-    program = apptainer("run", settings, layout) if in_image else [sys.executable, "-m", "hpc_embed"]
-    arguments = ["run-task", "--run-dir", run_dir, *_work_arguments(work)]
+    arguments = ["run-task", "--run-dir", str(layout.root.resolve()), *flags_of(work)]
     lines = [
         "#!/bin/bash",
-        *(f"#SBATCH --{name}" if value is True else f"#SBATCH --{name}={value}" for name, value in options.items()),
+        *(f"#SBATCH --{name}" + ("" if value is True else f"={_quoted(value)}") for name, value in options.items()),
         "#SBATCH --requeue",
         "",
+        *opening_lines(settings, layout.logs.resolve(), work.max_tries),
         *settings.setup,
         f"first=$((SLURM_ARRAY_TASK_ID * {per_task}))",
         f"last=$((first + {per_task - 1} < {num_shards - 1} ? first + {per_task - 1} : {num_shards - 1}))",
-        "# srun passes Slurm's signal before the time limit on; the task then ends with the code below",
-        f'srun {shlex.join([*program, *arguments])} --shards "$first-$last"',
-        "code=$?",
-        f'if [ $code -eq {REQUEUE_EXIT_CODE} ]; then scontrol requeue "$SLURM_JOB_ID"; fi',
-        "exit $code",
+        f'srun {shlex.join([*our_command(settings, layout), *arguments])} --shards "$first-$last"',
+        *closing_lines(),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _quoted(value: object) -> str:
+    return shlex.quote(os.fspath(value) if isinstance(value, os.PathLike) else str(value))
 
 
 def _options(plan: Plan, layout: RunLayout, settings: SubmitSettings, per_task: int) -> dict[str, object]:
@@ -62,16 +68,6 @@ def _options(plan: Plan, layout: RunLayout, settings: SubmitSettings, per_task: 
         "time": settings.time_minutes,
         "signal": f"USR2@{settings.signal_seconds}",
         "open-mode": "append",
-        "output": shlex.quote(str(layout.logs.resolve() / "%A_%a.log")),
-        **{name: value or True for name, value in settings.sbatch.items()},
+        "output": layout.logs.resolve() / "%A_%a.log",
+        **{name: value or True for name, value in sbatch_options(settings).items()},
     }
-
-
-def _work_arguments(work: WorkSettings) -> list[str]:
-    default = WorkSettings()
-    words: list[str] = []
-    for name in ("devices", "workers", "token_budget", "piece_seconds", "max_tries", "weights_copy"):
-        value = getattr(work, name)
-        if value != getattr(default, name):
-            words += [f"--{name.replace('_', '-')}", str(value)]
-    return words

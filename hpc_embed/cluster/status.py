@@ -7,11 +7,13 @@ the rest, and the accounting, where a site has it, how a task ended.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from hpc_embed.cluster.slurm import ArrayElement, ended_elements, queued_elements
-from hpc_embed.cluster.submission import Submission, read_submissions
+from hpc_embed.cluster.slurm import Element
+from hpc_embed.cluster.submission import read_submissions
+from hpc_embed.cluster.whereabouts import Whereabouts, endings, whereabouts
 from hpc_embed.errors import EnvironmentFault
 from hpc_embed.run.layout import RunLayout, shard_name
 from hpc_embed.run.markers import is_done, read_failure, read_marker
@@ -25,9 +27,13 @@ ENDINGS = {
     "OUT_OF_MEMORY": "ran out of the host memory that it asked for (--memory-gibibytes)",
     "CANCELLED": "was cancelled",
     "PREEMPTED": "was preempted and not requeued",
+    "BOOT_FAIL": "found no node that would start",
+    "DEADLINE": "passed its deadline",
     "FAILED": "failed",
     "COMPLETED": "ended without finishing the shard",
 }
+NOT_ENDED = ("PENDING", "RUNNING", "REQUEUED", "RESIZING", "SUSPENDED")
+"""What the accounting may still say of an element that the queue has forgotten; no failure."""
 
 
 class ShardStatus(NamedTuple):
@@ -35,7 +41,7 @@ class ShardStatus(NamedTuple):
 
     shard: str
     state: str
-    """done, running, queued, failed, begun (has pieces, nobody works on it) or missing."""
+    """done, running, suspended, queued, failed, begun (has pieces, nobody works on it) or missing."""
     num_windows: int
     num_windows_done: int
     windows_per_second: float
@@ -57,7 +63,13 @@ class RunStatus(NamedTuple):
     slurm: str
     """Empty where Slurm answered or was not needed, else why it did not."""
     shards: list[ShardStatus]
+    gather_job: str
+    """The gather job that waits or runs, and why: `17 (PENDING, Dependency)`; empty for none."""
     is_gathered: bool
+    is_over: bool
+    """True where something was submitted and nothing of it waits or runs any more."""
+    notes: list[str]
+    """What else a user should know."""
 
     def count(self, state: str) -> int:
         """Shards in that state."""
@@ -66,18 +78,26 @@ class RunStatus(NamedTuple):
 
 def run_status(plan: Plan, layout: RunLayout) -> RunStatus:
     """Look at every shard, and ask Slurm where the run was submitted."""
-    submissions = read_submissions(layout)
-    fault = ""
-    queued: dict[int, ArrayElement] = {}
+    fault, where = "", None
     try:
-        queued = _by_shard(submissions, queued_elements([one.job for one in submissions]))
+        where = whereabouts(layout)
     except EnvironmentFault as error:
         fault = str(error)
-    ended = {} if fault else _by_shard(submissions, ended_elements([one.job for one in submissions]))
-    shards = [
-        _shard_status(plan, layout, index, queued.get(index), ended.get(index)) for index in range(len(plan.shards))
-    ]
-    return RunStatus(str(layout.root), plan.model.name, fault, shards, layout.dataset_facts.exists())
+    submissions = where.submissions if where else read_submissions(layout)[0]
+    ended = {} if fault else endings(submissions)
+    folders = {submission.job: layout.logs / submission.token for submission in submissions}
+    return RunStatus(
+        run_dir=str(layout.root),
+        model=plan.model.name,
+        slurm=fault,
+        shards=[
+            _shard_status(plan, layout, index, where, ended.get(index), folders) for index in range(len(plan.shards))
+        ],
+        gather_job=", ".join(f"{job.job} ({job.state}, {job.detail})" for job in where.gathers) if where else "",
+        is_gathered=layout.dataset_facts.exists(),
+        is_over=where is not None and where.is_over,
+        notes=[one.error.message for one in where.damaged] if where else [],
+    )
 
 
 def last_lines(log: str) -> list[str]:
@@ -89,21 +109,16 @@ def last_lines(log: str) -> list[str]:
         return []
 
 
-def _by_shard(submissions: list[Submission], elements: list[ArrayElement]) -> dict[int, ArrayElement]:
-    """The newest element of each shard: later submissions come later in the list."""
-    order = {submission.job: place for place, submission in enumerate(submissions)}
-    tasks = {submission.job: submission.tasks for submission in submissions}
-    found: dict[int, ArrayElement] = {}
-    for element in sorted(elements, key=lambda element: order[element.job]):
-        if element.task < len(tasks[element.job]):
-            found.update(dict.fromkeys(tasks[element.job][element.task], element))
-    return found
-
-
 def _shard_status(
-    plan: Plan, layout: RunLayout, index: int, queued: ArrayElement | None, ended: ArrayElement | None
+    plan: Plan,
+    layout: RunLayout,
+    index: int,
+    where: Whereabouts | None,
+    ended: Element | None,
+    folders: Mapping[str, Path],
 ) -> ShardStatus:
     name, num_windows = shard_name(index), plan.shards[index].num_windows
+    queued = where.alive.get(index) if where else None
     element = queued or ended
     status = ShardStatus(
         shard=name,
@@ -114,7 +129,7 @@ def _shard_status(
         seconds_left=None,
         reason="",
         task=f"{element.job}_{element.task}" if element else "",
-        log=_log(layout, element),
+        log=_log(folders, element),
     )
     if is_done(layout.outputs, name, plan.fingerprint):
         marker = read_marker(layout.outputs, name)
@@ -127,21 +142,26 @@ def _shard_status(
         seconds = seconds_of_pieces(layout.pieces(index))
         rate = num_done / seconds if seconds else 0.0
         left = (num_windows - num_done) / rate if rate else None
-        where = f"on {queued.detail}"
-        return status._replace(state="running", windows_per_second=rate, seconds_left=left, reason=where)
+        place = f"on {queued.detail}"
+        return status._replace(state="running", windows_per_second=rate, seconds_left=left, reason=place)
     if queued:
-        return status._replace(state="queued", reason=queued.detail)
+        state = "suspended" if queued.state == "SUSPENDED" else "queued"
+        return status._replace(state=state, reason=queued.detail)
+    waiting = status._replace(state="begun" if num_done else "missing")
+    if where and (submission := where.hides(index)):
+        return waiting._replace(reason=f"job {submission.job} of {submission.user}, which this site hides from you")
     if failure := read_failure(layout.outputs, name):
         return status._replace(state="failed", reason=f"{failure.tries} tries: {failure.reason}")
+    if ended and ended.state in NOT_ENDED:
+        return waiting._replace(reason=f"the accounting says {ended.state}, the queue knows nothing")
     if ended:
         ending = ENDINGS.get(ended.state, ended.state.lower())
         return status._replace(state="failed", reason=f"its task {ending} (exit code {ended.detail})")
-    return status._replace(state="begun" if num_done else "missing")
+    return waiting
 
 
-def _log(layout: RunLayout, element: ArrayElement | None) -> str:
+def _log(folders: Mapping[str, Path], element: Element | None) -> str:
     if element is None:
         return ""
-    folder = layout.logs / element.job
-    names = (f"{element.job}_{element.task}_0_log.err", f"{element.job}_0_log.err")
-    return next((str(folder / name) for name in names if (folder / name).exists()), "")
+    path = folders[element.job] / f"{element.job}_{element.task}_0_log.out"
+    return str(path) if path.exists() else ""

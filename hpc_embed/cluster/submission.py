@@ -1,45 +1,129 @@
-"""Submissions: which array element has which shards, written down when the array is submitted."""
+"""Submissions: which array element has which shards, written down before the array is submitted.
+
+    submissions/TOKEN.json    elements and their shards; without a job id while sbatch has not answered
+    logs/TOKEN/               the batch script and the elements' logs; what it holds, only its submitter may change
+
+The token is in the path of the batch script, which the queue tells: so an array whose submission was cut short is
+found again, and another job that has come to the same id is known to be none of ours.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator
+import os
+import pwd
+import time
+import uuid
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+from hpc_embed.cluster.slurm import format_ranges, parse_ranges
 from hpc_embed.errors import RunConflict
-from hpc_embed.run.files import write_json
+from hpc_embed.run.files import this_host, write_json
 from hpc_embed.run.layout import RunLayout
 
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """One array of one `submit`; the list of shards is frozen at launch."""
+    """One array of one `submit`, or its gather job; the shards of each element are frozen at launch."""
 
+    token: str
     job: str
-    """Slurm's id of the array."""
-    tasks: tuple[tuple[int, ...], ...]
-    """Shards of each element."""
-    gather_job: str
-    """Slurm's id of the gather job that waits for it, empty for none."""
+    """Slurm's id; empty while sbatch has not answered."""
+    tasks: tuple[str, ...]
+    """Shards of each element, as ranges; empty for a gather job."""
+    job_name: str
+    cluster: str
+    user_id: int
+    user: str
+    host: str
+    submitted: float
+    """Seconds since the epoch."""
 
-    def write(self, folder: Path) -> None:
-        """Publish it as `array-JOB.json`."""
-        write_json(folder / f"array-{self.job}.json", asdict(self))
+    @property
+    def is_gather(self) -> bool:
+        return not self.tasks
+
+    def shards_of(self, task: int) -> list[int]:
+        """Shards of an element; none for one that the submission does not have."""
+        return parse_ranges(self.tasks[task]) if task < len(self.tasks) else []
+
+    def shards(self) -> set[int]:
+        """Shards of all elements."""
+        return {shard for task in range(len(self.tasks)) for shard in self.shards_of(task)}
+
+    def write(self, layout: RunLayout) -> None:
+        """Publish it."""
+        write_json(_path(layout, self.token), asdict(self))
+
+    def remove(self, layout: RunLayout) -> None:
+        """Take it back: sbatch refused."""
+        _path(layout, self.token).unlink(missing_ok=True)
 
 
-def read_submissions(layout: RunLayout) -> list[Submission]:
-    """Every array submitted for a run so far, oldest first."""
-    paths = sorted(layout.submissions.glob("array-*.json"), key=lambda path: (path.stat().st_mtime, path.name))
-    return [_read(path) for path in paths]
+def new_submission(tasks: Sequence[Sequence[int]], job_name: str, cluster: str) -> Submission:
+    """A submission by this user, not yet handed to Slurm."""
+    return Submission(
+        token=f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}",
+        job="",
+        tasks=tuple(format_ranges(shards) for shards in tasks),
+        job_name=job_name,
+        cluster=cluster,
+        user_id=os.getuid(),
+        user=_user_name(),
+        host=this_host(),
+        submitted=round(time.time(), 3),
+    )
 
 
-def _read(path: Path) -> Submission:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    tasks = tuple(tuple(task) for task in content["tasks"])
-    return Submission(job=content["job"], tasks=tasks, gather_job=content["gather_job"])
+def _user_name() -> str:
+    """By the process's uid, which LOGNAME cannot change; its number where no name belongs to it."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
+
+
+def _path(layout: RunLayout, token: str) -> Path:
+    return layout.submissions / f"{token}.json"
+
+
+def read_submission(layout: RunLayout, token: str) -> Submission:
+    """One submission; RunConflict where it is not there or damaged."""
+    path = _path(layout, token)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        submission = Submission(**{**content, "tasks": tuple(str(task) for task in content["tasks"])})
+        submission.shards()  # ranges and nothing else
+    except (FileNotFoundError, ValueError, TypeError, KeyError) as error:
+        raise RunConflict(
+            f"{path}: not a whole submission ({error}).",
+            remedy=f"If none of its jobs are queued (their scripts lie in {layout.logs / token}), remove the file.",
+        ) from error
+    return submission
+
+
+class Damaged(NamedTuple):
+    """A submission file that cannot be understood."""
+
+    token: str
+    owner_id: int
+    error: RunConflict
+
+
+def read_submissions(layout: RunLayout) -> tuple[list[Submission], list[Damaged]]:
+    """Every submission of a run so far, oldest first, and those that are damaged."""
+    whole, damaged = [], []
+    for path in sorted(layout.submissions.glob("*.json")):
+        try:
+            whole.append(read_submission(layout, path.stem))
+        except RunConflict as error:
+            damaged.append(Damaged(path.stem, path.stat().st_uid, error))
+    return whole, damaged
 
 
 @contextmanager

@@ -1,32 +1,42 @@
-"""A planned run handed to Slurm through submitit: arrays of tasks, and a gather job that waits for them."""
+"""A planned run handed to Slurm: arrays of tasks, and a gather job that waits for them."""
 
 from __future__ import annotations
 
 import os
-import shlex
-import shutil
-import sys
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import submitit
 
-from hpc_embed.cluster.array_task import REQUEUE_LINE, embed_array_task, gather_task
-from hpc_embed.cluster.slurm import max_array_size, queued_elements
-from hpc_embed.cluster.submission import Submission, read_submissions, submitting
+from hpc_embed.cluster.sbatch import (
+    Refused,
+    array_executor,
+    check_options,
+    flags_of,
+    gather_executor,
+    hand_in,
+    our_command,
+    script_text,
+)
+from hpc_embed.cluster.signals import signals_held
+from hpc_embed.cluster.slurm import ask, max_array_size, site_configuration
+from hpc_embed.cluster.submission import Submission, new_submission, submitting
 from hpc_embed.cluster.task import quarantined_shards, shards_to_do
+from hpc_embed.cluster.whereabouts import Whereabouts, whereabouts
 from hpc_embed.config import GatherSettings, SubmitSettings, WorkSettings
-from hpc_embed.errors import EnvironmentFault, UsageError
-from hpc_embed.registry import find_model
+from hpc_embed.errors import EnvironmentFault, Interrupted, RunConflict
+from hpc_embed.progress import note
 from hpc_embed.run.identity import weight_files
 from hpc_embed.run.layout import RunLayout
-from hpc_embed.run.plan import Plan, read_plan
+from hpc_embed.run.plan import Plan
 
-UNLIMITED = 1_000_000
-OUR_IMAGE = "APPTAINER_CONTAINER"
-"""Set by Apptainer to the image that this very process runs in."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+OVER_THE_LIMIT = ("SubmitJobLimit", "SubmitJobsLimit", "job submit limit", "array specification")
+"""sbatch's words where an array has too many elements for this user or site."""
 
 
 class Submitted(NamedTuple):
@@ -41,27 +51,39 @@ class Submitted(NamedTuple):
     num_submitted: int
     arrays: tuple[str, ...]
     gather_job: str
+    """The gather job that this call submitted, empty for none."""
 
 
 def submit(
     plan: Plan, layout: RunLayout, settings: SubmitSettings, work: WorkSettings, dataset: GatherSettings
 ) -> Submitted:
-    """Submit the shards that are neither done, queued nor left aside, and a gather job after them."""
+    """Submit the shards that are neither done, queued nor left aside, and a gather job where none is alive."""
+    check_options(layout, settings)
     refuse_unloadable(plan)
     with submitting(layout):
-        submissions = read_submissions(layout)
-        queued = _queued_shards(submissions)
-        todo = [index for index in shards_to_do(plan, layout, work) if index not in queued]
+        where = whereabouts(layout)
+        _refuse_orphans(where)
         quarantined = quarantined_shards(plan, layout, work)
-        done = len(plan.shards) - len(todo) - len(queued) - len(quarantined)
-        arrays = _submit_arrays(layout, _bundles(todo, settings.shards_per_task), plan, settings, work)
+        unfinished = shards_to_do(plan, layout, work)
+        todo = [index for index in unfinished if index not in where.alive]
+        _refuse_hidden(where, todo, settings)
+        num_done = len(plan.shards) - len(unfinished) - len(quarantined)
+        num_queued = len(unfinished) - len(todo)
+        arrays: list[str] = []
         gather_job = ""
-        if arrays and settings.gather:
-            running = [one for one in submissions if any(shard in queued for task in one.tasks for shard in task)]
-            gather_job = _submit_gather(layout, settings, dataset, [one.job for one in [*running, *arrays]])
-            for array in arrays:
-                replace(array, gather_job=gather_job).write(layout.submissions)
-    return Submitted(done, len(queued), len(quarantined), len(todo), tuple(array.job for array in arrays), gather_job)
+        try:
+            for tasks in _arrays(todo, settings.shards_per_task):
+                with signals_held(STOP_SIGNALS):  # until Slurm's answer is written down
+                    arrays.append(_submit_array(layout, tasks, plan, settings, work, arrays))
+            if settings.gather and _is_gather_wanted(layout, where, arrays, num_done == len(plan.shards)):
+                with signals_held(STOP_SIGNALS):
+                    gather_job = _submit_gather(layout, settings, dataset, where, arrays)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"interrupted. {_queued_so_far(arrays)}",
+                remedy="The same command submits the rest; scancel takes back what is queued.",
+            ) from None
+    return Submitted(num_done, num_queued, len(quarantined), len(todo), tuple(arrays), gather_job)
 
 
 def refuse_unloadable(plan: Plan) -> None:
@@ -73,134 +95,124 @@ def refuse_unloadable(plan: Plan) -> None:
         )
 
 
-def script_text(plan: Plan, layout: RunLayout, settings: SubmitSettings, num_tasks: int) -> str:
-    """The very script that `submit` hands to sbatch for an array of so many tasks, or for the first of several."""
-    executor = _array_executor(layout, plan, settings)
-    executor.parameters["map_count"] = min(num_tasks, max_array_size())
-    text: str = executor._make_submission_file_text(executor._submitit_command_str, "dry-run")
-    return text
+def dry_run_text(plan: Plan, layout: RunLayout, settings: SubmitSettings, work: WorkSettings, num_shards: int) -> str:
+    """The script of an array over so many shards, or of the first of several arrays."""
+    check_options(layout, settings)
+    num_tasks = max(1, -(-num_shards // settings.shards_per_task))
+    executor = array_executor(plan, settings, work, layout.logs.resolve() / "TOKEN")
+    return script_text(executor, _task_command(layout, settings, work, "TOKEN"), min(num_tasks, max_array_size()))
 
 
-def _queued_shards(submissions: Sequence[Submission]) -> set[int]:
-    tasks = {submission.job: submission.tasks for submission in submissions}
-    return {
-        shard
-        for element in queued_elements(list(tasks))
-        if element.task < len(tasks[element.job])
-        for shard in tasks[element.job][element.task]
-    }
+def _refuse_orphans(where: Whereabouts) -> None:
+    if where.orphans:
+        raise RunConflict(
+            f"{where.damaged[0].error.message} Its job {', '.join(where.orphans)} is still in the queue.",
+            remedy="Wait for it, or scancel it, and submit again.",
+        )
+    for damaged in where.damaged:
+        note(f"{damaged.error.message} None of its jobs are queued; it is passed over.")
 
 
-def _bundles(shards: Sequence[int], shards_per_task: int) -> list[tuple[int, ...]]:
-    return [tuple(shards[start : start + shards_per_task]) for start in range(0, len(shards), shards_per_task)]
+def _refuse_hidden(where: Whereabouts, todo: Sequence[int], settings: SubmitSettings) -> None:
+    submission = next((found for shard in todo if (found := where.hides(shard))), None)
+    if submission and not settings.take_over:
+        raise RunConflict(
+            f"{submission.user} submitted these shards as job {submission.job} on {submission.host}, and this site "
+            "does not show you other users' jobs: they may be at work.",
+            remedy=f"Ask {submission.user}; --take-over submits them all the same.",
+        )
 
 
-def _submit_arrays(
+def _arrays(shards: Sequence[int], shards_per_task: int) -> Iterator[list[list[int]]]:
+    """The elements of each array: as many shards as wanted in one, as many elements as the site allows."""
+    tasks = [list(shards[start : start + shards_per_task]) for start in range(0, len(shards), shards_per_task)]
+    size = max_array_size() if tasks else 1
+    return (tasks[start : start + size] for start in range(0, len(tasks), size))
+
+
+def _submit_array(
     layout: RunLayout,
-    tasks: list[tuple[int, ...]],
+    tasks: list[list[int]],
     plan: Plan,
     settings: SubmitSettings,
     work: WorkSettings,
-) -> list[Submission]:
-    """Submit arrays of at most the site's size; each is written down before the next is submitted."""
-    if not tasks:
-        return []
-    size = max_array_size()
-    arrays = []
-    for start in range(0, len(tasks), size):
-        part = tasks[start : start + size]
-        executor = _array_executor(layout, plan, settings)
-        run_dir = str(layout.root.resolve())
-        try:
-            with executor.batch():
-                jobs = [executor.submit(embed_array_task, run_dir, task, work) for task in part]
-        except submitit.core.utils.FailedJobError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise EnvironmentFault(f"sbatch refused the array: {reason}.", remedy="Mend the settings.") from error
-        array = Submission(job=jobs[0].job_id.partition("_")[0], tasks=tuple(part), gather_job="")
-        array.write(layout.submissions)
-        arrays.append(array)
-    return arrays
+    before: Sequence[str],
+) -> str:
+    submission = new_submission(tasks, settings.job_name, _cluster())
+    executor = array_executor(plan, settings, work, _log_folder(layout, submission))
+    try:
+        return _hand_in(layout, submission, executor, _task_command(layout, settings, work, submission.token))
+    except Refused as error:
+        is_too_large = any(words in error.message for words in OVER_THE_LIMIT)
+        raise EnvironmentFault(
+            f"{error.message} {_queued_so_far(before)}",
+            remedy="Make fewer elements (--shards-per-task), or submit again when others have ended."
+            if is_too_large
+            else "Give other options; `hpc-embed submit --dry-run` shows the script.",
+        ) from error
+
+
+def _queued_so_far(arrays: Sequence[str]) -> str:
+    return f"Queued already: {', '.join(arrays)}." if arrays else "Nothing was queued."
+
+
+def _is_gather_wanted(layout: RunLayout, where: Whereabouts, arrays: Sequence[str], all_done: bool) -> bool:
+    """A gather job is wanted after new arrays, and wherever there is something to gather and none is alive."""
+    if arrays:
+        return True
+    return not where.gathers and (bool(where.alive) or (all_done and not layout.dataset_facts.exists()))
 
 
 def _submit_gather(
-    layout: RunLayout, settings: SubmitSettings, dataset: GatherSettings, waits_for: Sequence[str]
+    layout: RunLayout, settings: SubmitSettings, dataset: GatherSettings, where: Whereabouts, arrays: Sequence[str]
 ) -> str:
-    executor = _executor(
-        layout,
-        settings,
-        partition=settings.gather_partition or settings.partition,
-        dependency="afterany:" + ":".join(dict.fromkeys(waits_for)),
-        job_name=f"{settings.job_name}-gather",
-    )
-    return str(executor.submit(gather_task, str(layout.root.resolve()), dataset).job_id)
-
-
-def _array_executor(layout: RunLayout, plan: Plan, settings: SubmitSettings) -> submitit.SlurmExecutor:
-    """An executor for array tasks."""
-    return _executor(
-        layout,
-        settings,
-        partition=settings.partition,
-        job_name=settings.job_name,
-        cpus_per_task=settings.cpus_per_task,
-        mem=f"{settings.memory_gibibytes}GB" if settings.memory_gibibytes else None,
-        gres=gres_of(plan, settings),
-        array_parallelism=settings.array_parallelism or UNLIMITED,
-        signal_delay_s=settings.signal_seconds,
-        teardown=[REQUEUE_LINE],
-    )
-
-
-def gres_of(plan: Plan, settings: SubmitSettings) -> str | None:
-    """The GPUs of one task: --gres, --gpus, or what the model needs."""
-    if settings.gres:
-        return settings.gres
-    num_gpus = settings.gpus if settings.gpus is not None else int(find_model(plan.model.registry_name).has_weights)
-    return f"gpu:{num_gpus}" if num_gpus else None
-
-
-def _executor(layout: RunLayout, settings: SubmitSettings, **more: object) -> submitit.SlurmExecutor:
-    run_dir = layout.root.resolve()
-    if "%" in str(run_dir):
-        raise UsageError(f"--run-dir {run_dir}: Slurm reads % in a path as a pattern.", remedy="Choose another.")
-    if shutil.which("sbatch") is None:
+    """Submit a gather job that waits for all arrays at work; one that waited for fewer of them is cancelled."""
+    submission = new_submission((), f"{settings.job_name}-gather", _cluster())
+    waits_for = list(dict.fromkeys([*where.jobs, *arrays]))
+    folder = _log_folder(layout, submission)
+    command = [*our_command(settings, layout), "gather", "--run-dir", str(layout.root.resolve()), *flags_of(dataset)]
+    try:
+        executor = gather_executor(settings, folder, dataset.memory_mebibytes, waits_for)
+        job = _hand_in(layout, submission, executor, command)
+    except Refused as error:
+        queued = f"arrays {', '.join(waits_for)} are queued and will run" if waits_for else "every shard is done"
         raise EnvironmentFault(
-            "sbatch is not on PATH: this is no Slurm machine.",
-            remedy="Submit from a login node, or use `hpc-embed local`.",
-        )
-    python = python_in_image(settings, layout) if settings.image else shlex.quote(sys.executable)
-    executor = submitit.SlurmExecutor(folder=layout.logs.resolve() / "%A", python=python)
-    parameters: dict[str, object] = {
-        "account": settings.account,
-        "qos": settings.qos,
-        "constraint": settings.constraint,
-        "time": settings.time_minutes,
-        "setup": list(settings.setup) or None,
-        "additional_parameters": {"requeue": True, **settings.sbatch},
-        **more,
-    }
-    executor.update_parameters(**{name: value for name, value in parameters.items() if value is not None})
-    return executor
+            f"the gather job was not taken, while {queued}: {error.message}",
+            remedy=f"Submit again with other options, or `hpc-embed gather --run-dir {layout.root}` in the end.",
+        ) from error
+    for waiting in (element for element in where.gathers if element.state == "PENDING"):
+        with suppress(EnvironmentFault):  # another user's, or just started
+            ask("scancel", "--state=PENDING", waiting.job)
+    return job
 
 
-def python_in_image(settings: SubmitSettings, layout: RunLayout) -> str:
-    """The command that runs Python in the image; submitit pastes it as it is, so every path is quoted."""
-    return shlex.join([*apptainer("exec", settings, layout), "python3"])
+def _hand_in(
+    layout: RunLayout, submission: Submission, executor: submitit.SlurmExecutor, command: Sequence[str]
+) -> str:
+    """Write the submission down, hand it in, and write down Slurm's id."""
+    submission.write(layout)
+    try:
+        job = hand_in(executor, command, len(submission.tasks) or None)
+    except Refused as error:
+        if "timed out" not in error.message:  # else it may be in the queue: whereabouts looks for it
+            submission.remove(layout)
+        raise
+    replace(submission, job=job).write(layout)
+    return job
 
 
-def apptainer(verb: str, settings: SubmitSettings, layout: RunLayout) -> list[str]:
-    """`apptainer exec` or `run` with what a task must see: the run folder, the weights, and --bind."""
-    image = Path(settings.image or os.environ[OUR_IMAGE]).absolute()
-    if settings.image and not image.exists():
-        raise UsageError(f"--image {settings.image}: no such image.", remedy="Give the path of hpc_embed.sif.")
-    binds = [str(layout.root.resolve()), *_weight_folders(read_plan(layout.plan)), *settings.bind]
-    return ["apptainer", verb, "--nv", *(word for bind in binds for word in ("--bind", bind)), str(image)]
+def _task_command(layout: RunLayout, settings: SubmitSettings, work: WorkSettings, token: str) -> list[str]:
+    run_dir = str(layout.root.resolve())
+    return [*our_command(settings, layout), "run-task", "--run-dir", run_dir, "--submission", token, *flags_of(work)]
 
 
-def _weight_folders(plan: Plan) -> list[str]:
-    """The checkpoint's folder, and those that its files are links to, as in the hub cache."""
-    if not plan.model.folder:
-        return []
-    folder = Path(plan.model.folder)
-    return sorted({str(folder), *(str(path.resolve().parent) for path in folder.iterdir())})
+def _log_folder(layout: RunLayout, submission: Submission) -> Path:
+    """logs/TOKEN, there before any task starts, and for its submitter alone to write."""
+    folder = layout.logs.resolve() / submission.token
+    folder.mkdir(parents=True)
+    folder.chmod(folder.stat().st_mode & ~0o022)
+    return folder
+
+
+def _cluster() -> str:
+    return os.environ.get("SLURM_CLUSTER_NAME") or site_configuration().get("ClusterName", "")

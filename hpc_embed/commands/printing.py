@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 
 
-def print_json(content: Mapping[str, object] | Sequence[object]) -> None:
-    """One JSON document."""
-    print(json.dumps(content, indent=1, ensure_ascii=False))
+def print_json(content: Mapping[str, object] | Sequence[object], one_line: bool = False) -> None:
+    """One JSON document, at once: its reader may be waiting for it."""
+    print(json.dumps(content, indent=None if one_line else 1, ensure_ascii=False), flush=True)
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

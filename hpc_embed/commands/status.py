@@ -2,45 +2,58 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
 from hpc_embed.cluster.status import RunStatus, ShardStatus, last_lines, run_status
 from hpc_embed.commands.printing import print_json, print_table
 from hpc_embed.config import OutputSettings, RunSettings, StatusSettings
+from hpc_embed.errors import Incomplete
 from hpc_embed.progress import format_seconds
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.plan import read_plan
 
-STATES = ("done", "running", "queued", "begun", "missing", "failed")
+STATES = ("done", "running", "suspended", "queued", "begun", "missing", "failed")
+LOOKS_UNTIL_OVER = 2
+"""A job that is being requeued can be nowhere for a moment."""
 MOST_ROWS = 40
 MOST_LOGS = 3
 
 
 def run(where: RunSettings, settings: StatusSettings, output: OutputSettings) -> int:
-    """Print the state of every shard, once or again and again until all are done."""
+    """Print the state of every shard, once or until the run is over; the exit code is then 6 where some are missing."""
     layout = RunLayout(Path(where.run_dir))
     plan = read_plan(layout.plan)
+    quiet_looks = 0
     while True:
         status = run_status(plan, layout)
         if output.json:
-            print_json({**status._asdict(), "shards": [shard._asdict() for shard in status.shards]})
+            content = {**status._asdict(), "shards": [shard._asdict() for shard in status.shards]}
+            print_json(content, one_line=settings.watch)
         else:
-            if settings.watch:
+            if settings.watch and sys.stdout.isatty():
                 print("\033[H\033[2J", end="")
             _print(status)
-        if not settings.watch or status.count("done") == len(status.shards):
+        all_done = status.count("done") == len(status.shards)
+        if not settings.watch:
             return 0
+        quiet_looks = quiet_looks + 1 if status.is_over else 0
+        if (all_done and not status.gather_job) or quiet_looks >= LOOKS_UNTIL_OVER:
+            return 0 if all_done else Incomplete.exit_code
         time.sleep(settings.watch_seconds)
 
 
 def _print(status: RunStatus) -> None:
     counts = ", ".join(f"{status.count(state)} {state}" for state in STATES if status.count(state))
     print(f"{status.run_dir}: {status.model}, {len(status.shards)} shards: {counts}")
-    print("dataset: gathered" if status.is_gathered else "dataset: not gathered yet")
+    waiting = f"gather job {status.gather_job}" if status.gather_job else "not gathered yet"
+    print(f"dataset: {'gathered' if status.is_gathered else waiting}")
     if status.slurm:
         print(f"Slurm was not asked: {status.slurm}")
-    order = {"failed": 0, "running": 1, "begun": 2, "queued": 3, "missing": 4, "done": 5}
+    for text in status.notes:
+        print(f"note: {text}")
+    order = {"failed": 0, "running": 1, "suspended": 2, "begun": 3, "queued": 4, "missing": 5, "done": 6}
     notable = [shard for shard in status.shards if shard.state != "done" or shard.reason]
     notable.sort(key=lambda shard: (order[shard.state], shard.shard))
     if notable:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hpc_embed.cluster.script import plain_script
-from hpc_embed.cluster.submit import Submitted, script_text, submit
+from hpc_embed.cluster.submit import Submitted, dry_run_text, submit
 from hpc_embed.cluster.task import shards_to_do
 from hpc_embed.commands.printing import print_json
 from hpc_embed.config import GatherSettings, OutputSettings, RunSettings, SubmitSettings, WorkSettings
@@ -27,8 +27,7 @@ def run(
         print(plain_script(plan, layout, settings, work), end="")
         return 0
     if settings.dry_run:
-        num_shards = len(shards_to_do(plan, layout, work))
-        print(script_text(plan, layout, settings, max(1, -(-num_shards // settings.shards_per_task))), end="")
+        print(dry_run_text(plan, layout, settings, work, len(shards_to_do(plan, layout, work))), end="")
         return 0
     submitted = submit(plan, layout, settings, work, dataset)
     if output.json:
@@ -47,9 +46,12 @@ def _print(submitted: Submitted, run_dir: str) -> None:
     print(
         "; ".join([f"{submitted.num_submitted} shards submitted", *(f"{n} {what}" for what, n in others.items() if n)])
     )
-    if submitted.arrays:
-        gather = f", gather job {submitted.gather_job}" if submitted.gather_job else ""
-        print(f"arrays {', '.join(submitted.arrays)}{gather}")
+    jobs = [
+        f"arrays {', '.join(submitted.arrays)}" if submitted.arrays else "",
+        f"gather job {submitted.gather_job}" if submitted.gather_job else "",
+    ]
+    if any(jobs):
+        print(", ".join(job for job in jobs if job))
         print(f"look: hpc-embed status --run-dir {run_dir}")
     elif not submitted.num_queued and not submitted.num_quarantined:
         print(f"every shard is done: hpc-embed gather --run-dir {run_dir}")

@@ -113,6 +113,11 @@ def remove_leftovers(folder: Path, older_than_seconds: float = 3600.0) -> None:
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
+def this_host() -> str:
+    """The name of this machine."""
+    return socket.gethostname()
+
+
 def this_process() -> str:
     """Host and process id, for markers and messages."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+    return f"{this_host()}:{os.getpid()}"

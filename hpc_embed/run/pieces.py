@@ -30,7 +30,7 @@ class Pieces:
 
     def publish(self, rows: Vectors) -> None:
         """Make one more piece appear."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(exist_ok=True)
         self._num_published += 1
         with (
             whole_file(self._folder / f"piece-{self._num_published:05d}-{uuid.uuid4().hex}.parquet") as temporary,

@@ -122,6 +122,8 @@ def read_plan(path: Path) -> Plan:
         raise RunConflict(
             f"{path.parent} holds no plan.", remedy="Run `hpc-embed plan` first, or give the right --run-dir."
         ) from error
+    except PermissionError:  # nothing is wrong with the file
+        raise
     except (OSError, ValueError) as error:
         raise RunConflict(
             f"{path}: cannot be read ({error}).", remedy="Restore the file, or plan into another --run-dir."

@@ -134,6 +134,8 @@ class BaseEmbeddingWorker(ABC):
         from hpc_embed.workers.loop import Loop
 
         events = events or _Nowhere()
+        work = work_dir or output_dir / "work"
+        work.mkdir(exist_ok=True)  # here and not with each piece: a run folder that is moved away must not grow again
         model = self.load(device_id)
         token_budget = batch_size or model.measure_token_budget()
         events.put(WorkerReady(model.device, model.precision, token_budget, model.dimension))
@@ -142,7 +144,7 @@ class BaseEmbeddingWorker(ABC):
                 model=model,
                 token_budget=token_budget,
                 outputs=output_dir,
-                work=work_dir or output_dir / "work",
+                work=work,
                 fingerprint=fingerprint,
                 piece_seconds=piece_seconds,
                 events=events,

@@ -126,7 +126,7 @@ def test_submit_with_an_image_runs_every_task_inside_it(
     run("plan", globins, "--num-shards", 3, *ESM2)
     run("submit", "--partition", "gpu", "--devices", "cpu", "--workers", 1, "--image", image, "--gpus", 1)
     wait_for(lambda: (tmp_path / "embed-run/dataset.json").exists() or not cluster.queue(), 180)
-    logs = "\n".join(path.read_text() for path in (tmp_path / "embed-run/logs").glob("*/*.err"))
+    logs = "\n".join(path.read_text() for path in (tmp_path / "embed-run/logs").glob("*/*.out"))
     assert (tmp_path / "embed-run/dataset.json").exists(), logs
     markers = [path.read_text() for path in (tmp_path / "embed-run/outputs").glob("*.done.json")]
     pythons = {re.search(r'"python": "(.*?)"', marker).group(1) for marker in markers}  # type: ignore[union-attr]

@@ -6,9 +6,12 @@
 #   cluster.sh poweroff DIR N    node N loses its power, with all that runs on it; `poweron` starts it again
 #   cluster.sh cut DIR N         node N's cable is pulled; `heal` puts it back
 #   cluster.sh restart DIR       the controller dies and comes back
+#   cluster.sh configure DIR [KEY=VALUE | PARTITION:KEY=VALUE]…
+#                                Slurm's defaults with these settings, and the controller started anew
 #
-# NODES, GPUS and CORES in the environment change the size. Needs root and Debian's packages
-# slurmctld slurmd slurm-client munge slurmdbd mariadb-server iproute2 util-linux.
+# NODES, GPUS and CORES in the environment change the size; ACCOUNTING=no leaves the accounting out, CGROUP=yes holds
+# tasks to their memory. Needs root and Debian's packages slurmctld slurmd slurm-client munge slurmdbd mariadb-server
+# iproute2 util-linux.
 #
 # Each node is a network namespace on a bridge, with its own host name and process tree. Accounting runs on a
 # MariaDB of the cluster's own. Everything lives in DIR; clusters in different folders do not meet.
@@ -17,7 +20,7 @@ set -euo pipefail
 command=$1
 mkdir -p "$2"
 dir=$(realpath "$2")
-nodes=${NODES:-3} gpus=${GPUS:-2} cores=${CORES:-8}
+nodes=${NODES:-3} gpus=${GPUS:-2} cores=${CORES:-8} accounting=${ACCOUNTING:-yes} cgroup=${CGROUP:-no}
 number=$(($(cksum <<<"$dir" | cut -d' ' -f1) % 4000))
 name=hpce$number
 network=10.$((220 + number / 250)).$((number % 250))
@@ -100,6 +103,7 @@ LogFile=$dir/log/slurmdbd.log
 PidFile=$dir/run/slurmdbd.pid
 EOF
   chmod 600 "$dir/slurmdbd.conf"
+  # what is not here is as Slurm has it by default, but for names, places and how long one waits
   cat >"$dir/slurm.conf" <<EOF
 ClusterName=hpcembed
 SlurmctldHost=$host($network.1)
@@ -108,33 +112,20 @@ SlurmUser=root
 AuthType=auth/munge
 # a requeued job waits cred_expire seconds; 5 is the least allowed
 AuthInfo=socket=$dir/run/munge.sock,cred_expire=5
-AccountingStorageType=accounting_storage/slurmdbd
-AccountingStorageHost=$network.1
-AccountingStoragePort=$database_port
-AccountingStoragePass=$dir/run/munge.sock
-AccountingStorageTRES=gres/gpu
-JobAcctGatherType=jobacct_gather/linux
 StateSaveLocation=$dir/state
 SlurmdSpoolDir=$dir/spool/%n
 SlurmctldPidFile=$dir/run/slurmctld.pid
 SlurmdPidFile=$dir/run/slurmd.%n.pid
 SlurmctldLogFile=$dir/log/slurmctld.log
 SlurmdLogFile=$dir/log/slurmd.%n.log
-# linuxproc would let children outlive a killed batch shell
-ProctrackType=proctrack/pgid
-TaskPlugin=task/none
 MpiDefault=none
 SelectType=select/cons_tres
-SelectTypeParameters=CR_Core
 SlurmdParameters=config_overrides
 GresTypes=gpu
 ReturnToService=2
-JobRequeue=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-SlurmctldParameters=preempt_send_user_signal
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
-MaxArraySize=1001
 MaxJobCount=50000
 KillWait=3
 SlurmdTimeout=5
@@ -143,15 +134,38 @@ TCPTimeout=1
 UnkillableStepTimeout=10
 PropagateResourceLimits=NONE
 EOF
+  if [ "$accounting" = yes ]; then
+    cat >>"$dir/slurm.conf" <<EOF
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=$network.1
+AccountingStoragePort=$database_port
+AccountingStoragePass=$dir/run/munge.sock
+AccountingStorageTRES=gres/gpu
+JobAcctGatherType=jobacct_gather/linux
+EOF
+  fi
+  if [ "$cgroup" = yes ]; then
+    cat >>"$dir/slurm.conf" <<EOF
+ProctrackType=proctrack/cgroup
+TaskPlugin=task/cgroup
+SelectTypeParameters=CR_Core_Memory
+DefMemPerCPU=1000
+EOF
+    printf 'ConstrainRAMSpace=yes\n' >"$dir/cgroup.conf"
+  else
+    # linuxproc would let children outlive a killed batch shell
+    printf 'ProctrackType=proctrack/pgid\nTaskPlugin=task/none\nSelectTypeParameters=CR_Core\n' >>"$dir/slurm.conf"
+  fi
   local node
   for node in $(seq "$nodes"); do
     echo "NodeName=node$node NodeAddr=$network.$((10 + node)) CPUs=$cores Boards=1 SocketsPerBoard=1" \
       "CoresPerSocket=$cores ThreadsPerCore=1 RealMemory=$((4000 * cores)) Gres=gpu:$gpus" >>"$dir/slurm.conf"
   done
   cat >>"$dir/slurm.conf" <<EOF
-PartitionName=gpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=10 GraceTime=5
+PartitionName=gpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=10
 PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=100 PreemptMode=OFF
 EOF
+  cp "$dir/slurm.conf" "$dir/slurm.conf.base"
   # a GPU without a device file is dropped; these are /dev/null by another name
   local gpu
   for gpu in $(seq 0 $((gpus - 1))); do mknod -m 666 "$dir/dev/nvidia$gpu" c 1 3; done
@@ -196,10 +210,12 @@ up() {
   database_port=$(free_port)
   write_configuration "$database_port"
   lay_network
-  start_database
+  [ "$accounting" = no ] || start_database
   await 10 test -S "$dir/run/munge.sock"
-  MYSQL_UNIX_PORT=$dir/run/mysql.sock start slurmdbd slurmdbd -D
-  await 30 port_open "$network.1" "$database_port"
+  if [ "$accounting" = yes ]; then
+    MYSQL_UNIX_PORT=$dir/run/mysql.sock start slurmdbd slurmdbd -D
+    await 30 port_open "$network.1" "$database_port"
+  fi
   start_controller
   local node
   for node in $(seq "$nodes"); do start_node "$node"; done
@@ -220,8 +236,29 @@ down() {
   ip link del "${name}br" 2>/dev/null || true
 }
 
+configure() {
+  cp "$dir/slurm.conf.base" "$dir/slurm.conf.new"
+  local setting name
+  for setting in "$@"; do
+    name=${setting%%=*}
+    if [[ $name == *:* ]]; then
+      sed -i "/^PartitionName=${name%%:*} /s|\$| ${setting#*:}|" "$dir/slurm.conf.new"
+    else
+      sed -i "/^$name=/d" "$dir/slurm.conf.new"
+      sed -i "1i $setting" "$dir/slurm.conf.new"
+    fi
+  done
+  mv "$dir/slurm.conf.new" "$dir/slurm.conf"
+  stop slurmctld TERM
+  start_controller
+  await 20 scontrol ping
+  scontrol reconfigure
+  await 30 all_idle
+}
+
 case $command in
   up) up ;;
+  configure) configure "${@:3}" ;;
   down) down ;;
   poweroff) stop "node$3" KILL ;;
   poweron) [ -e "$dir/pid/node$3" ] || start_node "$3" ;;

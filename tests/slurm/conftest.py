@@ -1,40 +1,57 @@
-"""A real Slurm for the tests, brought up once and taken down whatever happens."""
+"""A real Slurm for the tests, brought up once and taken down whatever happens; its users are no roots."""
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import shutil
 import subprocess
+import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import REPOSITORY, Run
+
 SCRIPT = Path(__file__).parent / "cluster.sh"
-PROGRAMS = ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd", "sbatch", "ip", "nsenter", "unshare")
+PROGRAMS = ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd", "sbatch", "ip", "nsenter", "unshare", "runuser")
 REQUIRED = "HPC_EMBED_REQUIRE_SLURM"
 """Set by continuous integration: there a missing Slurm is a failure and no reason to skip."""
+GROUP, ANNA, BEN = "hpce-lab", "hpce-anna", "hpce-ben"
+PYTHONPATH = f"{REPOSITORY}:{sysconfig.get_paths()['purelib']}"
 
 
 class Cluster:
     """Three nodes of two fake GPUs each; partition `high` preempts `gpu`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **environment: str) -> None:
         self.folder = folder
         self.env = {"SLURM_CONF": str(folder / "slurm.conf")}
+        self.environment = environment
+        self.is_as_it_was = True
 
     def do(self, verb: str, *arguments: object) -> None:
         """One command of cluster.sh."""
         log = self.folder.with_name("cluster.log")
         with log.open("ab") as output:
             command = ["bash", str(SCRIPT), verb, str(self.folder), *map(str, arguments)]
-            done = subprocess.run(command, stdout=output, stderr=output, check=False, timeout=120)
+            environment = {**os.environ, **self.environment}
+            done = subprocess.run(command, stdout=output, stderr=output, env=environment, check=False, timeout=120)
         assert done.returncode == 0, log.read_text()
 
+    def configure(self, *settings: str) -> None:
+        """Slurm's defaults but for these settings, until the end of the test."""
+        self.do("configure", *settings)
+        self.is_as_it_was = not settings
+
     def ask(self, *command: str) -> str:
-        """Output of a Slurm command."""
+        """Output of a Slurm command, asked by root."""
         environment = {**os.environ, **self.env}
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60).stdout
 
@@ -46,13 +63,25 @@ class Cluster:
         """Those that run."""
         return [line for line in self.queue() if line.startswith("RUNNING")]
 
+    def occupy(self, nodes: int = 3, seconds: float = 3, partition: str = "high") -> None:
+        """Somebody more important takes whole nodes."""
+        for _ in range(nodes):
+            self.ask(
+                *("sbatch", f"--partition={partition}", "--exclusive", "--nodes=1", "--output=/dev/null"),
+                f"--wrap=sleep {seconds}",
+            )
+
     def reset(self) -> None:
-        """No jobs, every node back."""
-        self.ask("scancel", "--full", "--user=root")
+        """No jobs, every node back, Slurm's defaults."""
+        jobs = self.ask("squeue", "--noheader", "--format=%A").split()
+        if jobs:
+            self.ask("scancel", "--quiet", "--full", *jobs)
         for node in (1, 2, 3):
             self.do("heal", node)
             self.do("poweron", node)
         wait_for(lambda: not self.queue(), 60)
+        if not self.is_as_it_was:
+            self.configure()
         wait_for(
             lambda: self.ask("sinfo", "--noheader", "-p", "gpu", "--states=idle", "--format=%D").strip() == "3", 60
         )
@@ -69,18 +98,22 @@ def wait_for(condition: Callable[[], object], seconds: float) -> None:
         time.sleep(0.2)
 
 
-@pytest.fixture(scope="session")
-def whole_cluster() -> Iterator[Cluster]:
-    missing = [program for program in PROGRAMS if shutil.which(program) is None]
-    reason = f"needs Slurm on this machine: {', '.join(missing)} missing" if missing else ""
-    if os.geteuid() != 0:
-        reason = "needs root, to make network namespaces"
+def need(reason: str) -> None:
+    """Skip for this reason, but fail in continuous integration."""
     if reason:
         assert not os.environ.get(REQUIRED), reason
         pytest.skip(reason)
+
+
+@contextmanager
+def a_cluster(**environment: str) -> Iterator[Cluster]:
+    """A cluster of its own, taken down at the end."""
+    missing = [program for program in PROGRAMS if shutil.which(program) is None]
+    need(f"needs Slurm on this machine: {', '.join(missing)} missing" if missing else "")
+    need("needs root, to make network namespaces" if os.geteuid() != 0 else "")
     folder = Path(tempfile.mkdtemp(prefix="hpc-embed-slurm-"))
     folder.chmod(0o755)  # munge refuses a socket that others cannot reach
-    cluster = Cluster(folder / "cluster")
+    cluster = Cluster(folder / "cluster", **environment)
     try:
         cluster.do("up")
         yield cluster
@@ -89,8 +122,106 @@ def whole_cluster() -> Iterator[Cluster]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def users() -> Iterator[tuple[str, str]]:
+    """Two ordinary users of one group, gone again afterwards."""
+    need("needs root, to make users" if os.geteuid() != 0 else "")
+    made = []
+    with suppress(KeyError):
+        grp.getgrnam(GROUP)
+        subprocess.run(["groupdel", "--force", GROUP], check=True)
+    subprocess.run(["groupadd", GROUP], check=True)
+    for name in (ANNA, BEN):
+        with suppress(KeyError):
+            pwd.getpwnam(name)
+            subprocess.run(["userdel", name], check=True)
+        subprocess.run(["useradd", "--no-create-home", "--home-dir", "/", "--groups", GROUP, name], check=True)
+        made.append(name)
+    yield ANNA, BEN
+    for name in made:
+        subprocess.run(["pkill", "-KILL", "-u", name], check=False)
+        subprocess.run(["userdel", name], check=False, capture_output=True)
+    subprocess.run(["groupdel", GROUP], check=False)
+
+
+@pytest.fixture(scope="session")
+def python_for_users(users: tuple[str, str]) -> str:
+    """A Python of this version that other users than root may run: not every one lies where they can reach it."""
+    same = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    for program in (sys.executable, f"/usr/bin/{same}", f"/usr/local/bin/{same}"):
+        command = as_user(users[0], [program, "-c", "import hpc_embed, pyarrow"], {"PYTHONPATH": PYTHONPATH})
+        if subprocess.run(command, cwd="/", capture_output=True, check=False).returncode == 0:
+            return program
+    need(f"needs a {same} that other users than root can run, in /usr/bin say")
+    raise AssertionError
+
+
+def as_user(name: str, command: list[str], environment: dict[str, str]) -> list[str]:
+    """The command run by a user, with nothing of root's environment but what is given."""
+    words = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/", "LOGNAME": name, "USER": name, **environment}
+    return ["runuser", "-u", name, "--", "env", "-i", *(f"{key}={value}" for key, value in words.items()), *command]
+
+
+@pytest.fixture(scope="session")
+def whole_cluster() -> Iterator[Cluster]:
+    with a_cluster() as cluster:
+        yield cluster
+
+
 @pytest.fixture
 def cluster(whole_cluster: Cluster) -> Iterator[Cluster]:
     """The cluster, idle before and after."""
     yield whole_cluster
     whole_cluster.reset()
+
+
+@pytest.fixture
+def tmp_path(users: tuple[str, str]) -> Iterator[Path]:
+    """A folder that the users reach, as a group's project folder is: setgid, all of it the group's."""
+    folder = Path(tempfile.mkdtemp(prefix="hpc-embed-project-"))
+    os.chown(folder, pwd.getpwnam(ANNA).pw_uid, grp.getgrnam(GROUP).gr_gid)
+    folder.chmod(0o2770)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+UserRun = Callable[[str], Run]
+
+
+@pytest.fixture
+def run_as(cluster: Cluster, tmp_path: Path, python_for_users: str) -> UserRun:
+    """`run_as("hpce-ben")("status", code=4)`: a command of hpc-embed, by that user, in the project folder."""
+
+    def by(name: str) -> Run:
+        def call(*arguments: object, code: int = 0, **options: object) -> subprocess.CompletedProcess[str]:
+            own(tmp_path)
+            umask = options.pop("umask", "022")
+            environment: dict[str, str] = {"PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+            environment |= {**cluster.env, **options.pop("env", {})}  # type: ignore[dict-item]
+            words = [python_for_users, "-m", "hpc_embed", *map(str, arguments)]
+            with_umask = ["sh", "-c", f'umask {umask}; exec "$@"', "sh", *words]
+            command = as_user(name, with_umask, environment)
+            keywords = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 300, **options}
+            done = subprocess.run(command, check=False, **keywords)  # type: ignore[call-overload]
+            assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+            assert isinstance(done, subprocess.CompletedProcess)
+            return done
+
+        return call
+
+    return by
+
+
+def own(folder: Path) -> None:
+    """Give Anna what the test, as root, has put into the project folder."""
+    anna, group = pwd.getpwnam(ANNA).pw_uid, grp.getgrnam(GROUP).gr_gid
+    for path in (folder, *folder.rglob("*")):
+        with suppress(FileNotFoundError):
+            if path.lstat().st_uid == 0:
+                os.chown(path, anna, group, follow_symlinks=False)
+
+
+@pytest.fixture
+def run(run_as: UserRun) -> Run:
+    """As everywhere, but by an ordinary user."""
+    return run_as(ANNA)

@@ -59,6 +59,12 @@ class FakeModel:
         return 1
 
 
+@pytest.fixture(autouse=True)
+def work(tmp_path: Path) -> None:
+    """The folder for pieces, which a worker makes when it starts."""
+    (tmp_path / "work").mkdir()
+
+
 LENGTHS = [5, 40, 7, 9, 33, 20, 1]
 
 

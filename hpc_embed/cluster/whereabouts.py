@@ -1,0 +1,121 @@
+"""Where the elements of a run's submissions are: waiting, running, ended, hidden from us, or never heard of."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from hpc_embed.cluster.slurm import ALIVE, Element, elements_of_user, ended_elements, hides_jobs, live_elements
+from hpc_embed.cluster.submission import Damaged, Submission, read_submissions
+from hpc_embed.run.layout import RunLayout
+
+CLOCK_SECONDS = 300.0
+"""How far the clocks of a login node and of the controller may be apart."""
+
+
+class Whereabouts(NamedTuple):
+    """A run's submissions as the queue shows them to this user."""
+
+    submissions: list[Submission]
+    alive: dict[int, Element]
+    """By shard: the element that waits or runs with it."""
+    gathers: list[Element]
+    """Gather jobs that wait or run."""
+    hidden: list[Submission]
+    """Arrays of other users, where the site shows nobody else's jobs."""
+    damaged: list[Damaged]
+    orphans: list[str]
+    """Job ids that the queue has of damaged submissions."""
+
+    @property
+    def jobs(self) -> list[str]:
+        """Arrays with an element that waits or runs, oldest first."""
+        return list(dict.fromkeys(element.job for element in self.alive.values()))
+
+    @property
+    def is_over(self) -> bool:
+        """True where something was submitted and nothing of it waits, runs or may do so unseen."""
+        return bool(self.submissions) and not (self.alive or self.gathers or self.hidden)
+
+    def hides(self, shard: int) -> Submission | None:
+        """The hidden submission that has the shard, if any."""
+        return next((one for one in self.hidden if shard in one.shards()), None)
+
+
+def whereabouts(layout: RunLayout) -> Whereabouts:
+    """Ask the queue; EnvironmentFault where Slurm does not answer, RunConflict for what cannot be read."""
+    read, damaged = read_submissions(layout)
+    submissions = _with_late_answers(layout, read)
+    known = {submission.job: submission for submission in submissions}
+    elements = [
+        element
+        for element in live_elements([job for job in known if job])
+        if _token_of(element.script) == known[element.job].token
+    ]
+    arrays = [element for element in elements if not known[element.job].is_gather]
+    seen = {element.job for element in elements}
+    strangers = [one for one in submissions if one.user_id != os.getuid() and one.job not in seen and not one.is_gather]
+    return Whereabouts(
+        submissions=submissions,
+        alive=_by_shard(submissions, arrays),
+        gathers=[element for element in elements if known[element.job].is_gather],
+        hidden=strangers if strangers and os.getuid() != 0 and hides_jobs() else [],
+        damaged=damaged,
+        orphans=_jobs_of_damaged(damaged),
+    )
+
+
+def endings(submissions: Sequence[Submission]) -> dict[int, Element]:
+    """By shard: how the newest element that had it ended, as far as the accounting tells."""
+    known = {submission.job: submission for submission in submissions if submission.job}
+    elements = [element for element in ended_elements(list(known)) if _is_of(element, known[element.job])]
+    return _by_shard(submissions, elements)
+
+
+def _with_late_answers(layout: RunLayout, submissions: Sequence[Submission]) -> list[Submission]:
+    """Fill in the ids of arrays that Slurm took although sbatch never answered."""
+    complete = []
+    for submission in submissions:
+        if not submission.job and (jobs := _jobs_of(submission.token, submission.user_id)):
+            submission = replace(submission, job=jobs[0].job)
+            with suppress(OSError):  # another user's run folder: it is looked up again next time
+                submission.write(layout)
+        complete.append(submission)
+    return complete
+
+
+def _jobs_of(token: str, user_id: int) -> list[Element]:
+    return [job for job in elements_of_user(user_id) if _token_of(job.script) == token]
+
+
+def _jobs_of_damaged(damaged: Sequence[Damaged]) -> list[str]:
+    jobs = [job for one in damaged for job in _jobs_of(one.token, one.owner_id) if job.state in ALIVE]
+    return list(dict.fromkeys(job.job for job in jobs))
+
+
+def _token_of(script: str) -> str:
+    """The submission that a batch script belongs to: it lies in logs/TOKEN."""
+    return Path(script).parent.name
+
+
+def _is_of(element: Element, submission: Submission) -> bool:
+    """Whether an ended element is ours, and not of a later job or another cluster's with the same id."""
+    return (
+        element.name == submission.job_name
+        and submission.cluster in ("", element.cluster)
+        and (not element.submitted or element.submitted >= submission.submitted - CLOCK_SECONDS)
+    )
+
+
+def _by_shard(submissions: Sequence[Submission], elements: Sequence[Element]) -> dict[int, Element]:
+    """The newest element of each shard: later submissions come later in the list."""
+    order = {submission.job: place for place, submission in enumerate(submissions)}
+    by_job = {submission.job: submission for submission in submissions}
+    found: dict[int, Element] = {}
+    for element in sorted(elements, key=lambda element: order[element.job]):
+        found.update(dict.fromkeys(by_job[element.job].shards_of(element.task), element))
+    return found
