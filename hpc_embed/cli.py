@@ -32,6 +32,7 @@ from hpc_embed.config import (
     WorkSettings,
 )
 from hpc_embed.errors import FULL_DISK_REMEDY, EnvironmentFault, HpcEmbedError, Interrupted, UsageError, is_full_disk
+from hpc_embed.run.faults import is_passing, reason
 
 SETTINGS_FILE = Path("hpc-embed.yaml")
 SETTINGS_VARIABLE = "HPC_EMBED_SETTINGS"
@@ -135,6 +136,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if is_full_disk(error):
             place = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
             print(f"hpc-embed: {place}no space left. {FULL_DISK_REMEDY}", file=sys.stderr)
+            return EnvironmentFault.exit_code
+        if is_passing(error):
+            place = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+            print(f"hpc-embed: {place}{reason(error)}. The same command goes on once that is mended.", file=sys.stderr)
             return EnvironmentFault.exit_code
         print(
             f"hpc-embed: a bug: {type(error).__name__}: {error}. "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 Precision = Literal["auto", "fp32", "bf16"]
 Device = Literal["b200", "h200", "h100", "a100", "l40s", "a40", "a10", "l4", "rtx4090", "v100", "t4", "cpu"]
@@ -77,6 +77,8 @@ class WorkSettings:
     """Folder on the node's own disk that the weights are copied to once, to spare the shared storage."""
     retry_failed: bool = False
     """Try the shards again that were left aside."""
+    force_precision: bool = False
+    """Run --precision bf16 also on a device without BF16 instructions, where FP32 is faster and more exact."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +91,9 @@ class GatherSettings:
     """Size of one part file."""
     memory_mebibytes: PositiveInt = 2048
     """Vectors held in memory; more than that goes through a scratch file in the run folder."""
+    wait_seconds: NonNegativeFloat | None = None
+    """How long to look for what another node may just have published [default: 90 in a Slurm job or on storage that
+    several nodes share, else 0]."""
 
 
 @dataclass(frozen=True, kw_only=True)

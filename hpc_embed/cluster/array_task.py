@@ -100,5 +100,5 @@ def _seconds_left() -> float:
 def _say(word: Literal["again", "idle", "stopped"]) -> None:
     """Leave a last word for the batch script; where it cannot be written, the exit code has to do."""
     if path := os.environ.get(WORD_VARIABLE):
-        with suppress(OSError), whole_file(Path(path)) as temporary:
-            temporary.write_text(word, encoding="ascii")
+        with suppress(OSError), whole_file(Path(path)) as file:
+            file.write(word.encode("ascii"))

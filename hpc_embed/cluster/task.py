@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from hpc_embed.cluster.crew import Assignment, Crew, CrewResult
 from hpc_embed.cluster.devices import threads_per_worker
+from hpc_embed.cluster.needs import refuse_missing_packages
 from hpc_embed.cluster.slurm import parse_ranges
 from hpc_embed.config import WorkSettings
 from hpc_embed.errors import UsageError
 from hpc_embed.progress import counting, note
-from hpc_embed.run.files import remove_leftovers
+from hpc_embed.run.files import make_folders, remove_leftovers
 from hpc_embed.run.layout import RunLayout, shard_name
 from hpc_embed.run.markers import Failure, is_done, read_failure
 from hpc_embed.run.plan import Plan
@@ -55,8 +56,9 @@ def embed_shards(
     plan: Plan, layout: RunLayout, shards: Sequence[int], settings: WorkSettings, devices: list[int | str]
 ) -> CrewResult:
     """Embed those of the shards that have no valid marker, one worker process per device."""
+    refuse_missing_packages(plan.model.registry_name)
     for folder in (layout.outputs, layout.work):
-        folder.mkdir(exist_ok=True)
+        make_folders(folder)
         remove_leftovers(folder)
     left_aside = quarantined_shards(plan, layout, settings)
     failed = {
@@ -79,6 +81,7 @@ def embed_shards(
             plan.embedding,
             num_threads=threads_per_worker(devices),
             weights_copy=settings.weights_copy,
+            force_precision=settings.force_precision,
         ),
         outputs=layout.outputs,
         work=layout.work,

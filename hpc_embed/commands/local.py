@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hpc_embed.cluster.devices import CPU, choose_devices
+from hpc_embed.cluster.needs import refuse_missing_packages, refuse_slow_precision
 from hpc_embed.cluster.task import embed_shards
 from hpc_embed.commands.gather import exit_code, report
 from hpc_embed.config import GatherSettings, OutputSettings, PlanSettings, RunSettings, WorkSettings
@@ -12,7 +13,7 @@ from hpc_embed.errors import Incomplete
 from hpc_embed.planning.forecast import describe, forecast
 from hpc_embed.planning.planner import make_plan
 from hpc_embed.progress import note
-from hpc_embed.registry import find_model
+from hpc_embed.registry import find_model, models
 from hpc_embed.results.gather import gather
 from hpc_embed.run.layout import RunLayout
 
@@ -29,6 +30,8 @@ def run(
 ) -> int:
     """Do the whole run; the same command goes on with one that was interrupted."""
     layout = RunLayout(Path(where.run_dir))
+    refuse_missing_packages(settings.model)
+    refuse_slow_precision(settings, work, _usual_devices(settings, work))
     planned = make_plan(settings, layout, usual_shards=SHARDS_PER_WORKER * _usual_workers(settings, work))
     plan = planned.plan
     devices = choose_devices(work, find_model(plan.model.registry_name))
@@ -48,8 +51,10 @@ def run(
 
 def _usual_workers(settings: PlanSettings, work: WorkSettings) -> int:
     """Workers that there would be for any model; the memory that one needs is not known before planning."""
-    from hpc_embed.registry import models
+    return len(_usual_devices(settings, work))
 
+
+def _usual_devices(settings: PlanSettings, work: WorkSettings) -> list[int | str]:
     by_name = models()
     model = by_name.get(settings.model.partition(":")[0]) or by_name["aa_composition"]
-    return len(choose_devices(work, model))
+    return choose_devices(work, model)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 import resource
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from hpc_embed.engine import processor
 from hpc_embed.errors import EnvironmentFault
 
 AMPERE = 8
@@ -19,6 +19,8 @@ MOST_TOKENS_CPU = 4_096
 """On a CPU larger batches bring no more speed."""
 TRIAL_TOKENS_CUDA = (1_024, 8_192)
 TRIAL_TOKENS_CPU = (256, 768)
+NO_ROOM = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC")
+"""torch.AcceleratorError is a RuntimeError that says so in its first line, among faults of other kinds."""
 _CGROUP_LIMITS = (
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
     (
@@ -46,14 +48,21 @@ def has_bf16(device: torch.device) -> bool:
     """True where the hardware multiplies BF16; on a CPU, where it has instructions for it."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= AMPERE
-    flags = _cpu_flags()
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    return processor.has_bf16()
 
 
-def choose_precision(wanted: str, device: torch.device) -> str:
-    """fp32 or bf16: `auto` is BF16 on GPUs that have it and FP32 elsewhere."""
+def choose_precision(wanted: str, device: torch.device, *, force: bool = False) -> str:
+    """fp32 or bf16: `auto` is BF16 on GPUs that have it and FP32 elsewhere.
+
+    Raises EnvironmentFault for BF16 on a device without it, unless `force` says that it is meant.
+    """
     if wanted == "auto":
         return "bf16" if device.type == "cuda" and has_bf16(device) else "fp32"
+    if wanted == "bf16" and not force and not has_bf16(device):
+        raise EnvironmentFault(
+            f"--precision bf16: {describe(device)} has no BF16 instructions; FP32 is faster there, and more exact.",
+            remedy="Plan with --precision auto or fp32 into another --run-dir, or insist with --force-precision.",
+        )
     return wanted
 
 
@@ -61,7 +70,7 @@ def describe(device: torch.device) -> str:
     """For people: the device's own name."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"cpu ({_cpu_name()}, {torch.get_num_threads()} threads)"
+    return f"cpu ({processor.name()}, {torch.get_num_threads()} threads)"
 
 
 def free_bytes(device: torch.device) -> int:
@@ -101,10 +110,10 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for an allocation that failed, on either kind of device."""
+    """True for an allocation that failed, on either kind of device, torch's own or a library's."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_ROOM)
 
 
 def measure_token_budget(run_tokens: Callable[[int], None], device: torch.device) -> int:
@@ -145,28 +154,7 @@ def facts() -> list[tuple[str, bool, str]]:
     cpu = torch.device("cpu")
     precision = "BF16 instructions" if has_bf16(cpu) else "no BF16 instructions"
     own = f"attention kernel for {kernel.LEVELS[kernel.level()]}" if kernel.level() else "no attention kernel of ours"
-    return [*found, ("cpu", True, f"{_cpu_name()}, {precision}, {own}")]
-
-
-def _cpu_flags() -> set[str]:
-    for line in _cpuinfo():
-        if line.startswith(("flags", "Features")):
-            return set(line.split(":", 1)[1].split())
-    return set()
-
-
-def _cpu_name() -> str:
-    for line in _cpuinfo():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()
-
-
-def _cpuinfo() -> list[str]:
-    try:
-        return Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return []
+    return [*found, ("cpu", True, f"{processor.name()}, {precision}, {own}")]
 
 
 def _meminfo() -> dict[str, str]:

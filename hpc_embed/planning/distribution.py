@@ -25,7 +25,7 @@ from hpc_embed.planning.routing import ROUTED, Routing, large_binary
 from hpc_embed.planning.scan import Scanned
 from hpc_embed.progress import counting
 from hpc_embed.registry import Model
-from hpc_embed.run.files import whole_file
+from hpc_embed.run.files import make_folders, remove, whole_file
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.plan import Cost, ShardFacts
 from hpc_embed.sequences.kernel import Ints
@@ -127,9 +127,9 @@ def _route(
 ) -> int:
     """Send every unique window to its shard, and write records.parquet; the number of different ids."""
     with ExitStack() as stack:
-        temporary = stack.enter_context(whole_file(layout.records))
+        file = stack.enter_context(whole_file(layout.records))
         num_records = sum(part.num_records for part in scanned.parts)
-        records = stack.enter_context(RecordsWriter(temporary, num_records, scanned.folder, memory_bytes // 4))
+        records = stack.enter_context(RecordsWriter(file, num_records, scanned.folder, memory_bytes // 4))
         # a thread each, so that both take the blocks in order
         route, write = (stack.enter_context(_Queue()) for _ in range(2))
         start = 0
@@ -190,14 +190,14 @@ class _Queue:
 
 
 def _write_shards(routing: Routing, layout: RunLayout, num_shards: int, threads: Executor) -> None:
-    layout.shards.mkdir(exist_ok=True)
+    make_folders(layout.shards)
     with counting("writing", num_shards, "shards") as count:
         for number in threads.map(lambda group: routing.write_group(group, layout), range(routing.num_groups)):
             count.advance(number)
     for stale in range(num_shards, MAX_SHARDS):
         if not layout.shard(stale).exists():
             break
-        layout.shard(stale).unlink()
+        remove(layout.shard(stale))
 
 
 def _facts(dealing: Dealing, lengths: Lengths, tokens_L: Ints, cost: Cost) -> tuple[ShardFacts, ...]:

@@ -17,6 +17,7 @@ from hpc_embed.planning.scratch import scratch_folder, scratch_key
 from hpc_embed.planning.verdicts import STATUSES, Judge
 from hpc_embed.progress import counting, note
 from hpc_embed.registry import Model
+from hpc_embed.run.files import make_folders
 from hpc_embed.run.identity import ModelIdentity, pin_model
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.plan import Embedding, InputFile, Plan, Totals, changes, fingerprint, read_plan
@@ -79,7 +80,7 @@ def _plan(
                 remedy="See the reasons: all are empty, too long or hold unknown letters.",
             )
         for folder in (layout.outputs, layout.work, layout.logs):
-            folder.mkdir(exist_ok=True)
+            make_folders(folder)
         cost = cost_of(model)
         done = distribute(scanned, model, cost, settings, layout, usual_shards, resources)
     plan = Plan(

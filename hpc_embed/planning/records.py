@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -37,9 +38,9 @@ IDS_PER_BUCKET = 1 << 20
 class RecordsWriter:
     """Writes records.parquet in input order, and collects the digests of the ids."""
 
-    def __init__(self, path: Path, num_records: int, folder: Path, memory_bytes: int) -> None:
+    def __init__(self, file: BinaryIO, num_records: int, folder: Path, memory_bytes: int) -> None:
         self._writer = pq.ParquetWriter(
-            path, SCHEMA, compression="zstd", use_dictionary=["status", "reason"], write_statistics=["ordinal"]
+            file, SCHEMA, compression="zstd", use_dictionary=["status", "reason"], write_statistics=["ordinal"]
         )
         self._num_written = 0
         self._waiting: list[pa.RecordBatch] = []

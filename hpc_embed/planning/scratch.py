@@ -16,7 +16,7 @@ from hpc_embed import __version__
 from hpc_embed.config import PlanSettings
 from hpc_embed.errors import RunConflict, UsageError
 from hpc_embed.registry import Model
-from hpc_embed.run.files import remove_leftovers
+from hpc_embed.run.files import make_folders, remove_leftovers
 from hpc_embed.sequences.sources import STANDARD_INPUT
 
 PREFIX = ".planning-"
@@ -55,7 +55,7 @@ def scratch_folder(root: Path, key: str) -> Iterator[Path]:
     Raises RunConflict where another process is at it, UsageError where there can be none.
     """
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        make_folders(root)
         (root / f"{PREFIX}{key}").mkdir(exist_ok=True)
     except OSError as error:
         raise UsageError(

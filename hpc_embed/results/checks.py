@@ -8,18 +8,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
+from hpc_embed.errors import EnvironmentFault
 from hpc_embed.progress import Counting
 from hpc_embed.registry import PER_TOKEN
-from hpc_embed.run.files import sha256_of_file, temporary_sibling
+from hpc_embed.run.faults import patiently
+from hpc_embed.run.files import discard, sha256_of_file, temporary_sibling
 from hpc_embed.run.layout import RunLayout, shard_name
-from hpc_embed.run.markers import Marker, read_failure, read_marker, withdraw
+from hpc_embed.run.markers import Judged, Marker, judge, read_failure, read_marker, withdraw
 from hpc_embed.run.plan import Plan
-from hpc_embed.run.vectors import VectorFile
+from hpc_embed.run.vectors import Damaged, VectorFile
 
 MEBIBYTE = 1 << 20
+MOST_UNREADABLE = 5
+"""After so many the storage is not worth asking, each time with all patience."""
 
 
 @dataclass
@@ -42,7 +45,17 @@ class WindowVectors:
 
 
 class BadOutput(Exception):
-    """An output that is not what its marker says."""
+    """An output that is proven not to be what its marker says: all of it was read."""
+
+
+@dataclass
+class Problems:
+    """Why shards have no vectors yet, by shard."""
+
+    missing: dict[str, str] = field(default_factory=dict)
+    """To be embedded, or embedded again."""
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """There, but the storage does not give them out for now."""
 
 
 @contextmanager
@@ -62,33 +75,68 @@ def room_for_vectors(plan: Plan, layout: RunLayout, memory_mebibytes: int) -> It
         vectors_RD = np.memmap(scratch, dtype=np.float32, mode="w+", shape=shape)
         yield WindowVectors(vectors_RD, first_row_U, num_tokens_U, is_per_token)
     finally:
-        scratch.unlink(missing_ok=True)
+        discard(scratch)
 
 
-def collect(plan: Plan, layout: RunLayout, into: WindowVectors, count: Counting) -> dict[str, str]:
+def collect(plan: Plan, layout: RunLayout, into: WindowVectors, count: Counting) -> Problems:
     """Check every output and take its vectors; the problem of each shard that has one.
 
-    An output that proves false is withdrawn, so that its shard is done again.
+    An output that proves false is withdrawn, so that its shard is done again. One that cannot be read for now
+    is kept.
     """
-    problems: dict[str, str] = {}
+    problems = Problems()
     for index, facts in enumerate(plan.shards):
         name = shard_name(index)
-        marker = read_marker(layout.outputs, name)
-        if marker is None or marker.fingerprint != plan.fingerprint:
-            problems[name] = _why_missing(layout.outputs, name)
-            continue
-        if into.num_rows + marker.rows > len(into.vectors_RD):
-            problems[name] = "finished while the others were gathered"
-            continue
         try:
-            _check_and_take(layout.output(index), marker, facts.num_windows, into)
-        except (BadOutput, OSError, pa.ArrowException, ValueError, KeyError) as error:
-            withdraw(layout.outputs, name)
-            problems[name] = f"output was damaged and is withdrawn ({str(error).splitlines()[0]})"
+            taken = _take_shard(plan, layout, index, into)
+        except EnvironmentFault as fault:
+            problems.unreadable[name] = fault.message
+            if len(problems.unreadable) == MOST_UNREADABLE:
+                break
             continue
-        into.markers.append(marker)
+        if isinstance(taken, str):
+            problems.missing[name] = taken
+            continue
+        into.markers.append(taken)
         count.advance(facts.num_windows)
     return problems
+
+
+def _take_shard(plan: Plan, layout: RunLayout, index: int, into: WindowVectors) -> Marker | str:
+    """The marker of a shard whose vectors were taken, or why they were not."""
+    name = shard_name(index)
+    try:
+        judged = patiently(lambda: judge(layout.outputs, name), layout.output(index))
+    except (FileNotFoundError, NotADirectoryError):
+        return _why_missing(layout.outputs, name)
+    marker = read_marker(layout.outputs, name)
+    if marker is None or marker.fingerprint != plan.fingerprint:
+        return _why_missing(layout.outputs, name)
+    if into.num_rows + marker.rows > len(into.vectors_RD):
+        return "finished while the others were gathered"
+    num_windows = plan.shards[index].num_windows
+    try:
+        patiently(lambda: _check_and_take(layout.output(index), marker, num_windows, into), layout.output(index))
+    except FileNotFoundError:
+        return _why_missing(layout.outputs, name)
+    except (BadOutput, Damaged) as error:
+        if _has_changed(layout, name, judged):
+            return "published anew while it was gathered"
+        withdraw(layout.outputs, name, judged)
+        return f"output was damaged and is withdrawn ({error})"
+    return marker
+
+
+def _has_changed(layout: RunLayout, name: str, judged: Judged) -> bool:
+    """True where a twin has published since: what was read may be half of each."""
+    try:
+        now = patiently(lambda: judge(layout.outputs, name), layout.outputs)
+    except FileNotFoundError:
+        return True
+    return any(
+        (one.st_ino, one.st_mtime_ns, one.st_size) != (other.st_ino, other.st_mtime_ns, other.st_size)
+        for one, other in zip(now, judged, strict=True)
+    )
 
 
 def _why_missing(outputs: Path, name: str) -> str:
@@ -99,7 +147,7 @@ def _why_missing(outputs: Path, name: str) -> str:
 def _check_and_take(path: Path, marker: Marker, num_windows: int, into: WindowVectors) -> None:
     if sha256_of_file(path) != marker.sha256:
         raise BadOutput("the checksum differs from the marker's")
-    file = VectorFile(path)
+    file = VectorFile(path)  # these are the bytes that the worker wrote: what is wrong with them now is proven
     if file.num_rows != marker.rows or file.dimension != into.vectors_RD.shape[1]:
         raise BadOutput(f"{file.num_rows} rows of dimension {file.dimension}")
     keys_W, first_row_W, num_tokens_W = _checked_windows(file, into)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from hpc_embed.results.checks import MEBIBYTE, WindowVectors
+from hpc_embed.run import files
+from hpc_embed.run.faults import patiently
+from hpc_embed.run.files import new_file
 from hpc_embed.run.vectors import METADATA_KEY, ROW_GROUP_ROWS
 
 NUMBERS = {"float32": pa.float32(), "float16": pa.float16()}
@@ -58,33 +62,34 @@ def write_parts(
     statuses: Counter[str] = Counter()
     writer: pq.ParquetWriter | None = None
     rows_in_part = num_parts = 0
-    try:
+    with ExitStack() as part:
         for batch in _blocks(records, rows_per_group):
             if writer is None or rows_in_part >= rows_per_part:
-                if writer is not None:
-                    writer.close()
-                writer = pq.ParquetWriter(
-                    folder / f"part-{num_parts:05d}.parquet",
-                    schema,
-                    compression={column: "none" if column == "embedding" else "zstd" for column in schema.names}
-                    | {"embedding.list.element": "none", "embedding.list.element.list.element": "none"},
-                    use_dictionary=["status", "reason"],
-                    write_statistics=["ordinal"],
-                )
+                part.close()
+                file = part.enter_context(new_file(folder / f"part-{num_parts:05d}.parquet"))
+                writer = part.enter_context(_part_writer(file, schema))
                 rows_in_part, num_parts = 0, num_parts + 1
             table = _table(batch, records_to_rows(batch["windows"], windows, pooling), schema)
             statuses.update(table["status"].to_pylist())
             writer.write_table(table, row_group_size=rows_per_group)
             rows_in_part += len(batch)
-    finally:
-        if writer is not None:
-            writer.close()
     return statuses
 
 
+def _part_writer(file: BinaryIO, schema: pa.Schema) -> pq.ParquetWriter:
+    return pq.ParquetWriter(
+        file,
+        schema,
+        compression={column: "none" if column == "embedding" else "zstd" for column in schema.names}
+        | {"embedding.list.element": "none", "embedding.list.element.list.element": "none"},
+        use_dictionary=["status", "reason"],
+        write_statistics=["ordinal"],
+    )
+
+
 def _blocks(records: Path, num_rows: int) -> Iterator[pa.RecordBatch]:
-    with pq.ParquetFile(records) as file:
-        yield from file.iter_batches(num_rows)
+    with patiently(lambda: files.storage.open_to_read(records), records) as file:
+        yield from pq.ParquetFile(file).iter_batches(num_rows)
 
 
 def records_to_rows(keys: pa.ListArray, windows: WindowVectors, pooling: str) -> Rows:

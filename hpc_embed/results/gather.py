@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 from hpc_embed import __version__
 from hpc_embed.config import GatherSettings
-from hpc_embed.errors import Incomplete
+from hpc_embed.errors import EnvironmentFault, Incomplete
 from hpc_embed.progress import counting, note
-from hpc_embed.results.checks import WindowVectors, collect, room_for_vectors
+from hpc_embed.results.checks import Problems, WindowVectors, collect, room_for_vectors
 from hpc_embed.results.dataset import dataset_schema, write_parts
-from hpc_embed.run.files import remove_leftovers, whole_folder, write_json
+from hpc_embed.results.waiting import wait_for_markers
+from hpc_embed.run.files import remove, remove_leftovers, whole_folder, write_json
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.plan import Plan
 
@@ -40,22 +41,19 @@ def gather(plan: Plan, layout: RunLayout, settings: GatherSettings) -> Gathered:
     """
     started = time.monotonic()
     remove_leftovers(layout.root)
+    wait_for_markers(plan, layout, settings.wait_seconds)
     with (
         room_for_vectors(plan, layout, settings.memory_mebibytes) as windows,
         counting("gathering", plan.totals.num_unique_windows, "windows") as count,
     ):
-        problems = collect(plan, layout, windows, count)
-        if problems:
-            raise Incomplete(
-                f"{len(problems)} of {len(plan.shards)} shards are missing: {_named(problems)}.",
-                remedy="Run them again (`hpc-embed submit`, or the same `hpc-embed local`), then gather.",
-            )
+        _refuse(collect(plan, layout, windows, count), len(plan.shards))
         facts = _facts(plan, windows, settings)
         if (found := _existing(layout, facts)) is not None:
             return found._replace(seconds=time.monotonic() - started)
-        layout.dataset_facts.unlink(missing_ok=True)
+        remove(layout.dataset_facts)
         with whole_folder(layout.dataset) as folder:
-            schema = dataset_schema(plan.dimension, settings.dtype, facts, is_per_token=windows.is_per_token)
+            shared, is_per_token = _for_parts(facts), windows.is_per_token
+            schema = dataset_schema(plan.dimension, settings.dtype, shared, is_per_token=is_per_token)
             statuses = write_parts(
                 folder, layout.records, windows, plan.embedding.pooling, schema, settings.part_mebibytes
             )
@@ -65,6 +63,19 @@ def gather(plan: Plan, layout: RunLayout, settings: GatherSettings) -> Gathered:
     result = _existing(layout, facts)
     assert result is not None
     return result._replace(is_new=True, seconds=time.monotonic() - started)
+
+
+def _refuse(problems: Problems, num_shards: int) -> None:
+    if problems.unreadable:
+        raise EnvironmentFault(
+            f"{len(problems.unreadable)} of {num_shards} shards cannot be read: {_named(problems.unreadable)}.",
+            remedy="Nothing was removed; gather again once the storage answers.",
+        )
+    if problems.missing:
+        raise Incomplete(
+            f"{len(problems.missing)} of {num_shards} shards are missing: {_named(problems.missing)}.",
+            remedy="Run them again (`hpc-embed submit`, or the same `hpc-embed local`), then gather.",
+        )
 
 
 def _named(problems: dict[str, str]) -> str:
@@ -99,6 +110,11 @@ def _facts(plan: Plan, windows: WindowVectors, settings: GatherSettings) -> dict
         "gathered_by": f"hpc_embed {__version__}",
         "outputs_digest": digest.hexdigest(),
     }
+
+
+def _for_parts(facts: dict[str, object]) -> dict[str, object]:
+    """Without what depends on which try wrote which piece, so that equal vectors are equal bytes."""
+    return {name: value for name, value in facts.items() if name != "outputs_digest"}
 
 
 def _existing(layout: RunLayout, facts: dict[str, object]) -> Gathered | None:

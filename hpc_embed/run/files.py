@@ -1,4 +1,8 @@
-"""Files appear whole or not at all: temporary sibling, fsync, rename, fsync of the folder."""
+"""Files appear whole or not at all: temporary sibling, fsync, rename or link, fsync of the folder.
+
+The one seam between a run and its file system: everything that a run writes, publishes, removes or trusts goes
+through here, and from here through `storage`. See docs/run-folder.md for what that survives.
+"""
 
 from __future__ import annotations
 
@@ -6,118 +10,322 @@ import errno
 import hashlib
 import json
 import os
-import re
-import shutil
-import socket
-import time
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
-TEMPORARY = re.compile(r"^\..+\.tmp-[0-9a-f]{32}$")
-"""Leftovers of a crash match this; they are never read."""
+from hpc_embed.errors import RunConflict
+from hpc_embed.run.faults import patiently
+from hpc_embed.run.storage import CANNOT_EXCHANGE, Storage
+from hpc_embed.run.temporaries import SECONDS_UNTIL_LOST, TEMPORARY, is_ours, is_writer_alive
+from hpc_embed.run.temporaries import temporary_sibling as temporary_sibling
+from hpc_embed.run.temporaries import this_host as this_host
+from hpc_embed.run.temporaries import this_process as this_process
 
-
-def temporary_sibling(path: Path) -> Path:
-    """A name beside `path` that nobody else takes, on this node or another."""
-    return path.with_name(f".{path.name}.tmp-{uuid.uuid4().hex}")
+storage = Storage()
+"""Tests replace it."""
+NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
+CHUNK_BYTES = 1 << 20
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path; on success it becomes `path`, durably, and on any error it goes away."""
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a new file to write; on success its content is durable, though not yet its name."""
+    file = storage.create(path)
+    try:
+        yield file
+        storage.sync(file)
+    finally:
+        storage.close(file)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a temporary file to write; on success it becomes `path`, durably, and on any error it goes away."""
     temporary = temporary_sibling(path)
     try:
-        yield temporary
-        sync(temporary)
-        temporary.replace(path)
+        with new_file(temporary) as file:
+            yield file
+        _rename(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        discard(temporary)
         raise
-    sync(path.parent)
+    storage.sync_folder(path.parent)
 
 
-@contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """As `whole_file`, for a folder; one that is in the way is replaced."""
-    temporary, retired = temporary_sibling(path), temporary_sibling(path)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        for file in temporary.iterdir():
-            sync(file)
-        sync(temporary)
-        if path.exists():
-            path.rename(retired)
-        temporary.rename(path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    sync(path.parent)
-    shutil.rmtree(retired, ignore_errors=True)
+def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """As `whole_file`; after a passing fault all is written again under a new name, since a failed fsync may leave
+    pages marked clean that never reached the disk.
+    """
+
+    def attempt() -> None:
+        with whole_file(path) as file:
+            write(file)
+
+    patiently(attempt, path)
 
 
-def publish_first(temporary: Path, path: Path) -> bool:
-    """Make the finished `temporary` appear as `path` unless something is there already.
+def write_draft(path: Path, write: Callable[[BinaryIO], None]) -> Path:
+    """A finished and durable temporary sibling of `path`, for `publish_first`; written anew after passing faults."""
+
+    def attempt() -> Path:
+        draft = temporary_sibling(path)
+        try:
+            with new_file(draft) as file:
+                write(file)
+        except BaseException:
+            discard(draft)
+            raise
+        return draft
+
+    return patiently(attempt, path)
+
+
+def publish_first(draft: Path, path: Path) -> bool:
+    """Make the finished `draft` appear as `path` unless something is there already.
 
     Of two live copies of a task exactly one gets True; the other's file is removed. Either way `path` is whole.
     """
-    sync(temporary)
     try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
-            raise
-        if path.exists():  # a file system without hard links: the last writer wins, with a whole file
+        if not _link(draft, path):
             return False
-        temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
-    sync(path.parent)
+        discard(draft)
+    storage.sync_folder(path.parent)
     return True
 
 
-def sync(path: Path) -> None:
-    """Force a file or a folder to storage."""
-    descriptor = os.open(path, os.O_RDONLY)
+def _link(draft: Path, path: Path) -> bool:
     try:
-        os.fsync(descriptor)
+        storage.link(draft, path)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems cannot sync a folder
+        if _is_one_file(draft, path):  # done, though a lost reply says otherwise (link(2), BUGS)
+            return True
+        if isinstance(error, FileExistsError):
+            return False
+        if error.errno not in NO_HARD_LINKS:
             raise
+        if exists(path):  # a file system without hard links: the last writer wins, with a whole file
+            return False
+        _rename(draft, path)
+    return True
+
+
+def _rename(source: Path, target: Path) -> None:
+    before = storage.status(source)
+    try:
+        storage.rename(source, target)
+    except OSError:
+        if not _is(target, before):  # done, though a lost reply says otherwise (rename(2), BUGS)
+            raise
+
+
+def _is_one_file(one: Path, other: Path) -> bool:
+    try:
+        return _is(other, storage.status(one))
+    except OSError:
+        return False
+
+
+def _is(path: Path, expected: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(storage.status(path), expected)
+    except OSError:
+        return False
+
+
+@contextmanager
+def whole_folder(path: Path, *, replace: bool = True) -> Iterator[Path]:
+    """Yield a temporary folder, to be filled with `new_file`; on success it becomes `path` in one step.
+
+    One that is in the way is exchanged for it and then removed, or with `replace=False` kept. Raises RunConflict
+    where the file system cannot exchange folders and the one in the way holds something else: readers always find
+    the old one or the new one.
+    """
+    temporary = temporary_sibling(path)
+    make_folders(temporary)
+    try:
+        yield temporary
+        storage.sync_folder(temporary)
+        _put_folder(temporary, path, replace)
+    except BaseException:
+        remove_tree(temporary)
+        raise
+    storage.sync_folder(path.parent)
+    remove_tree(temporary)  # what was in the way
+
+
+def _put_folder(temporary: Path, path: Path, replace: bool) -> None:
+    try:
+        _rename(temporary, path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        if replace:
+            _exchange(temporary, path)
+
+
+def _exchange(temporary: Path, path: Path) -> None:
+    before = storage.status(temporary)
+    try:
+        storage.exchange(temporary, path)
+    except OSError as error:
+        if _is(path, before):
+            return
+        if error.errno not in CANNOT_EXCHANGE:
+            raise
+        if digests_of_folder(temporary) != digests_of_folder(path):
+            raise RunConflict(
+                f"{path} is there, and this file system cannot put another in its place in one step.",
+                remedy="Move it away, then do this again.",
+            ) from error
+
+
+def make_folders(path: Path) -> None:
+    """The folder and those above it, where they are not there yet."""
+    if exists(path) and not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    missing = []
+    while not exists(path):
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        with suppress(FileExistsError):
+            storage.make_folder(folder)
+        storage.sync_folder(folder.parent)
+
+
+def exists(path: Path) -> bool:
+    """True for what is there; a passing fault is waited out, and never taken for absence."""
+
+    def look() -> bool:
+        try:
+            storage.status(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
+
+    return patiently(look, path)
+
+
+def set_aside(path: Path, folder: Path, judged: os.stat_result) -> None:
+    """Move a thing that proved false into `folder`, under a name that nobody has.
+
+    `judged` is what was found false. Where a twin has meanwhile put something else there, that is put back.
+    """
+    make_folders(folder)
+    aside = folder / f"{path.name}.{temporary_sibling(path).name[-8:]}"
+    try:
+        _rename(path, aside)
+    except FileNotFoundError:
+        return  # a twin was faster
+    if not _is(aside, judged):
+        with suppress(FileExistsError):
+            storage.link(aside, path)
+    storage.sync_folder(path.parent)
+
+
+def discard(path: Path) -> None:
+    """Remove a temporary file; one that stays is harmless."""
+    with suppress(OSError):
+        storage.unlink(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file that need not be there."""
+    with suppress(FileNotFoundError):
+        storage.unlink(path)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder and what is in it, links as links; what cannot be removed stays, harmlessly."""
+    try:
+        names = storage.names(path)
+    except OSError:
+        return
+    for name in names:
+        try:
+            storage.unlink(path / name)
+        except (IsADirectoryError, PermissionError):
+            remove_tree(path / name)
+        except OSError:
+            continue
+    with suppress(OSError):
+        storage.remove_folder(path)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that crashes left in a folder.
+
+    On this machine a crash is known by its process. Elsewhere a writer counts as dead after a day without a sign,
+    by the clock of the folder's own file server; what a living one makes stays.
+    """
+    try:
+        names = [name for name in storage.names(folder) if TEMPORARY.match(name)]
+    except OSError:
+        return
+    for name in names:
+        if is_ours(name) and is_writer_alive(name):
+            continue
+        if is_ours(name) or _seconds_silent(folder / name) > SECONDS_UNTIL_LOST:
+            discard(folder / name)
+            remove_tree(folder / name)
+
+
+def _seconds_silent(path: Path) -> float:
+    """Since anything of it was written, both times by the file server; 0 where that cannot be told."""
+    touched = temporary_sibling(path.with_name("clock"))
+    try:
+        with new_file(touched):
+            pass
+        now = storage.status(touched).st_mtime
+        times = [storage.status(path).st_mtime]
+        if stat.S_ISDIR(storage.status(path).st_mode):
+            times += [storage.status(path / name).st_mtime for name in storage.names(path)]
+        return now - max(times)
+    except OSError:
+        return 0.0
     finally:
-        os.close(descriptor)
+        discard(touched)
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Publish a JSON file, keys as given, so that equal content is equal bytes."""
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    write_whole(path, lambda file: _write(file, text.encode("utf-8")))
+
+
+def _write(file: BinaryIO, content: bytes) -> None:
+    file.write(content)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The whole of a small file."""
+    with storage.open_to_read(path) as file:
+        return file.read()
 
 
 def sha256_of_file(path: Path) -> str:
-    """Hexadecimal digest of the bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Hexadecimal digest of the bytes, all of which were read; OSError where fewer came than there are."""
+    digest, num_read, size = hashlib.sha256(), 0, path.stat().st_size
+    with storage.open_to_read(path) as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+            num_read += len(chunk)
+    if num_read < size:
+        raise OSError(errno.EIO, "less was read than there is", str(path))
+    return digest.hexdigest()
 
 
-def remove_leftovers(folder: Path, older_than_seconds: float = 3600.0) -> None:
-    """Remove the temporary files that crashes left in a folder; a live twin's are younger and stay."""
-    if not folder.is_dir():
-        return
-    for path in folder.iterdir():
-        if TEMPORARY.match(path.name) and time.time() - path.stat().st_mtime > older_than_seconds:
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+def digests_of_folder(folder: Path) -> dict[str, str]:
+    """Digest by name."""
+    return {name: sha256_of_file(folder / name) for name in storage.names(folder)}
 
 
-def this_host() -> str:
-    """The name of this machine."""
-    return socket.gethostname()
-
-
-def this_process() -> str:
-    """Host and process id, for markers and messages."""
-    return f"{this_host()}:{os.getpid()}"
+def copy_file(source: Path, target: Path) -> None:
+    """Copy the bytes, durably."""
+    with storage.open_to_read(source) as file, new_file(target) as copy:
+        while chunk := file.read(CHUNK_BYTES):
+            copy.write(chunk)

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpc_embed.errors import EnvironmentFault, UsageError
 from hpc_embed.registry import COMPOSITION, Kind, Model, composition_model, find_model, models
-from hpc_embed.run.files import sha256_of_file, whole_folder
+from hpc_embed.run.files import copy_file, sha256_of_file, whole_folder
+from hpc_embed.run.hub import SMALL_FILES, hub_folder
+from hpc_embed.run.hub import weight_files as weight_files
 
 UNTRAINED = "untrained"
 UNTRAINED_SEED = 0
-WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
-FALLBACK_WEIGHT_PATTERNS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 STAGED = "staged.json"
 """What `stage-model` writes beside the weights."""
 ESM2_HABITS = {"position_embedding_type": "rotary", "emb_layer_norm_before": False, "token_dropout": True}
 """What ESM-2's config.json says and ESM-1's does not."""
-SMALL_FILES = ("config.json", "tokenizer.json", "vocab.txt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +99,7 @@ def _untrained(name: str) -> tuple[Model, ModelIdentity]:
 
 
 def _from_hub(name: str, repository: str, revision: str | None) -> tuple[Model, ModelIdentity]:
-    folder = _hub_folder(name, repository, revision)
+    folder = hub_folder(name, repository, revision)
     return _checkpoint(folder, name=name, source=repository, revision=folder.name)
 
 
@@ -118,63 +116,14 @@ def _checkpoint(folder: Path, *, name: str, source: str, revision: str = "") -> 
     )
 
 
-def _hub_folder(name: str, repository: str, revision: str | None) -> Path:
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(repository, revision=revision, local_files_only=True))
-        if weight_files(folder):
-            return folder
-    except LocalEntryNotFoundError:
-        pass
-    wanted = f"{repository} at {revision}" if revision else repository
-    missing = EnvironmentFault(
-        f"--model {name}: the weights of {wanted} are not in the hub cache {constants.HF_HUB_CACHE}, "
-        "and the hub cannot be reached from here.",
-        remedy="Run `hpc-embed stage-model` where there is internet and give the folder that it names, "
-        f"or try {_untrained_hint(name)} to see it run.",
-    )
-    if constants.HF_HUB_OFFLINE:
-        raise missing
-    try:
-        return download(repository, revision)
-    except (OSError, HfHubHTTPError) as error:
-        raise missing from error
-
-
-def _untrained_hint(name: str) -> str:
-    return f"{name}:{UNTRAINED}" if name in models() else f"esm2_t6_8M:{UNTRAINED}"
-
-
-def download(repository: str, revision: str | None) -> Path:
-    """Fetch a checkpoint into the hub cache, safetensors where it has them; the folder of its commit."""
-    from huggingface_hub import HfApi, snapshot_download
-
-    info = HfApi().model_info(repository, revision=revision)
-    names = [sibling.rfilename for sibling in info.siblings or ()]
-    has_safetensors = any(name.endswith(".safetensors") for name in names)
-    weights = WEIGHT_PATTERNS if has_safetensors else FALLBACK_WEIGHT_PATTERNS
-    return Path(snapshot_download(repository, revision=info.sha, allow_patterns=[*weights, *SMALL_FILES]))
-
-
 def copy_checkpoint(source: Path, target: Path) -> Path:
     """Copy a checkpoint's files to `target`, whole or not at all; nothing where that is there already."""
     if not target.is_dir():
-        with whole_folder(target) as folder:
+        with whole_folder(target, replace=False) as folder:
             for path in [*weight_files(source), *(source / name for name in SMALL_FILES)]:
                 if path.is_file():
-                    shutil.copyfile(path, folder / path.name)
+                    copy_file(path, folder / path.name)
     return target
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The weight files of a checkpoint, safetensors first; empty where it has none."""
-    for patterns in (WEIGHT_PATTERNS, FALLBACK_WEIGHT_PATTERNS):
-        found = sorted(path for pattern in patterns for path in folder.glob(pattern))
-        if found:
-            return found
-    return []
 
 
 def digest_of_checkpoint(folder: Path) -> str:

@@ -49,6 +49,10 @@ class RunLayout:
         """Beside the dataset, not in it: some readers refuse a folder that holds anything but Parquet."""
         return self.root / "dataset.json"
 
+    @property
+    def withdrawn(self) -> Path:
+        return withdrawn_folder(self.outputs)
+
     def shard(self, index: int) -> Path:
         return self.shards / f"{shard_name(index)}.parquet"
 
@@ -68,6 +72,11 @@ class RunLayout:
 def shard_name(index: int) -> str:
     """`shard-00007`."""
     return f"shard-{index:05d}"
+
+
+def withdrawn_folder(folder: Path) -> Path:
+    """Where outputs, or pieces, go that proved false."""
+    return folder / "withdrawn"
 
 
 def output_path(outputs: Path, name: str) -> Path:

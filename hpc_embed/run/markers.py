@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-import pyarrow as pa
-
+from hpc_embed.run import files
+from hpc_embed.run.faults import patiently
 from hpc_embed.run.files import publish_first, sha256_of_file, write_json
-from hpc_embed.run.layout import RunLayout, failure_path, marker_path, output_path, shard_name
+from hpc_embed.run.layout import RunLayout, failure_path, marker_path, output_path, shard_name, withdrawn_folder
 from hpc_embed.run.pieces import num_windows_in_pieces
 from hpc_embed.run.plan import Plan
-from hpc_embed.run.vectors import VectorFile
+from hpc_embed.run.vectors import Damaged, VectorFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,48 +65,90 @@ class Failure:
 def publish_output(
     outputs: Path,
     shard: str,
-    temporary: Path,
+    draft: Path,
     fingerprint: str,
+    windows: Sequence[int],
     failed_windows: Mapping[int, str],
     facts: WorkFacts,
 ) -> Marker:
-    """Publish the finished output `temporary` and then its marker.
+    """Publish the finished output `draft` of these windows, and then its marker.
 
     Of two live copies of a task the first publishes its output; the second finds it and proves it again,
     so that the marker always tells of the bytes that are there.
     """
     path = output_path(outputs, shard)
-    if path.exists() and not _is_output_of(path, fingerprint):
-        path.unlink(missing_ok=True)  # damaged, or of an older plan
-    publish_first(temporary, path)
-    marker = Marker(
-        shard=shard,
-        rows=VectorFile(path).num_rows,
-        num_bytes=path.stat().st_size,
-        sha256=sha256_of_file(path),
-        fingerprint=fingerprint,
-        failed_windows={str(key): reason for key, reason in sorted(failed_windows.items())},
-        facts=facts,
-    )
+    try:
+        patiently(lambda: _make_way(path, fingerprint), path)
+        publish_first(draft, path)
+    finally:
+        files.discard(draft)
+    marker = patiently(lambda: _prove(path, shard, fingerprint, windows, failed_windows, facts), path)
     write_json(marker_path(outputs, shard), asdict(marker))
-    failure_path(outputs, shard).unlink(missing_ok=True)
+    files.remove(failure_path(outputs, shard))
     return marker
 
 
-def _is_output_of(path: Path, fingerprint: str) -> bool:
+def _make_way(path: Path, fingerprint: str) -> None:
+    """Set aside what is there under the output's name, unless it is an output of this fingerprint."""
     try:
-        return VectorFile(path).metadata.get("fingerprint") == fingerprint
-    except (OSError, pa.ArrowException, ValueError, KeyError):
-        return False
+        judged = files.storage.status(path)
+        if VectorFile(path).metadata.get("fingerprint") == fingerprint:
+            return
+    except FileNotFoundError:
+        return
+    except Damaged:
+        sha256_of_file(path)  # it can be read whole, so that is what it holds
+    files.set_aside(path, withdrawn_folder(path.parent), judged)
+
+
+def _prove(
+    path: Path,
+    shard: str,
+    fingerprint: str,
+    windows: Sequence[int],
+    failed_windows: Mapping[int, str],
+    facts: WorkFacts,
+) -> Marker:
+    """The marker of what is there, which may be a twin's."""
+    file = VectorFile(path)
+    found = set(file.windows().tolist())
+    reasons = {key: failed_windows.get(key, "a twin could not embed it") for key in windows if key not in found}
+    return Marker(
+        shard=shard,
+        rows=file.num_rows,
+        num_bytes=files.storage.status(path).st_size,
+        sha256=sha256_of_file(path),
+        fingerprint=fingerprint,
+        failed_windows={str(key): reason for key, reason in sorted(reasons.items())},
+        facts=facts,
+    )
 
 
 def read_marker(outputs: Path, shard: str) -> Marker | None:
-    """The marker of a shard; None where there is none, or none that can be read."""
+    """The marker of a shard; None where there is none, or what is there is no whole marker of it.
+
+    Raises EnvironmentFault where it cannot be read for now.
+    """
+    path = marker_path(outputs, shard)
     try:
-        content = json.loads(marker_path(outputs, shard).read_text(encoding="utf-8"))
-        return Marker(**{**content, "facts": WorkFacts(**content["facts"])})
-    except (OSError, ValueError, TypeError, KeyError):
+        content = json.loads(patiently(lambda: files.read_bytes(path), path))
+        marker = Marker(**{**content, "facts": WorkFacts(**content["facts"])})
+        return marker if marker.shard == shard and _is_well_formed(marker) else None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
+
+
+def _is_well_formed(marker: Marker) -> bool:
+    """Numbers are numbers and reasons words: anybody may have written the file."""
+    texts = (marker.sha256, marker.fingerprint, marker.facts.device, marker.facts.precision, marker.facts.process)
+    numbers = (marker.rows, marker.num_bytes, marker.facts.num_windows_computed)
+    return (
+        all(isinstance(text, str) for text in texts)
+        and all(type(number) is int and 0 <= number < 1 << 62 for number in numbers)
+        and isinstance(marker.failed_windows, dict)
+        and all(key.isdecimal() and isinstance(reason, str) for key, reason in marker.failed_windows.items())
+        and isinstance(marker.facts.versions, dict)
+    )
 
 
 def is_done(outputs: Path, shard: str, fingerprint: str) -> bool:
@@ -112,16 +156,30 @@ def is_done(outputs: Path, shard: str, fingerprint: str) -> bool:
     marker = read_marker(outputs, shard)
     if marker is None or marker.fingerprint != fingerprint:
         return False
+    path = output_path(outputs, shard)
     try:
-        return output_path(outputs, shard).stat().st_size == marker.num_bytes
-    except OSError:
+        return patiently(lambda: files.storage.status(path), path).st_size == marker.num_bytes
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 
-def withdraw(outputs: Path, shard: str) -> None:
-    """Take back an output that proved false, so that its shard is done again; the marker goes first."""
-    marker_path(outputs, shard).unlink(missing_ok=True)
-    output_path(outputs, shard).unlink(missing_ok=True)
+class Judged(NamedTuple):
+    """An output and its marker as they were when they were looked at."""
+
+    marker: os.stat_result
+    output: os.stat_result
+
+
+def judge(outputs: Path, shard: str) -> Judged:
+    """What is there now; OSError where either cannot be seen."""
+    return Judged(files.storage.status(marker_path(outputs, shard)), files.storage.status(output_path(outputs, shard)))
+
+
+def withdraw(outputs: Path, shard: str, judged: Judged) -> None:
+    """Set aside an output that proved false, so that its shard is done again; the marker goes first."""
+    marker, output = marker_path(outputs, shard), output_path(outputs, shard)
+    files.set_aside(marker, withdrawn_folder(marker.parent), judged.marker)
+    files.set_aside(output, withdrawn_folder(output.parent), judged.output)
 
 
 def num_finished(layout: RunLayout, index: int, plan: Plan) -> int:
@@ -133,9 +191,12 @@ def num_finished(layout: RunLayout, index: int, plan: Plan) -> int:
 
 def read_failure(outputs: Path, shard: str) -> Failure | None:
     """What went wrong with a shard, None where nothing did."""
+    path = failure_path(outputs, shard)
     try:
-        return Failure(**json.loads(failure_path(outputs, shard).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        content = json.loads(patiently(lambda: files.read_bytes(path), path))
+        failure = Failure(**content)
+        return failure if isinstance(failure.reason, str) and type(failure.tries) is int else None
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
 
 

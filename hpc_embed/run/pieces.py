@@ -5,17 +5,19 @@ Two live copies of one task may both leave pieces of the same windows; the first
 
 from __future__ import annotations
 
-import shutil
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-import pyarrow as pa
 
-from hpc_embed.run.files import remove_leftovers, whole_file
-from hpc_embed.run.vectors import VectorFile, Vectors, VectorWriter
+from hpc_embed.run import files
+from hpc_embed.run.faults import patiently
+from hpc_embed.run.layout import withdrawn_folder
+from hpc_embed.run.vectors import Damaged, VectorFile, Vectors, VectorWriter
 
 PATTERN = "piece-*.parquet"
 
@@ -30,41 +32,54 @@ class Pieces:
 
     def publish(self, rows: Vectors) -> None:
         """Make one more piece appear."""
-        self._folder.mkdir(exist_ok=True)
+        with suppress(FileExistsError):  # but not those above: the run folder may have been removed
+            files.storage.make_folder(self._folder)
         self._num_published += 1
-        with (
-            whole_file(self._folder / f"piece-{self._num_published:05d}-{uuid.uuid4().hex}.parquet") as temporary,
-            VectorWriter(temporary, rows.vectors_ND.shape[1], self._metadata) as writer,
-        ):
-            writer.write(rows)
+
+        def write(file: BinaryIO) -> None:
+            with VectorWriter(file, rows.vectors_ND.shape[1], self._metadata) as writer:
+                writer.write(rows)
+
+        files.write_whole(self._folder / f"piece-{self._num_published:05d}-{uuid.uuid4().hex}.parquet", write)
 
     def finished(self, dimension: int) -> set[int]:
-        """Window keys that need not be done again; pieces that are damaged or foreign are removed."""
-        remove_leftovers(self._folder)
+        """Window keys that need not be done again; pieces that prove damaged or foreign are set aside.
+
+        Raises EnvironmentFault where a piece cannot be read for now.
+        """
+        files.remove_leftovers(self._folder)
         keys: set[int] = set()
-        for path in self._paths():
-            try:
-                file = VectorFile(path)
-                if file.metadata != self._metadata or file.dimension != dimension:
-                    path.unlink()
-                    continue
-                keys.update(file.windows().tolist())
-            except FileNotFoundError:
-                continue  # a twin finished the shard and cleaned up
-            except (OSError, pa.ArrowException, ValueError, KeyError):
-                path.unlink(missing_ok=True)
+        for path in _pieces_in(self._folder):
+            with suppress(FileNotFoundError):  # a twin finished the shard and cleaned up
+                keys |= patiently(lambda path=path: self._keys_of(path, dimension), path)  # type: ignore[misc]
         return keys
 
+    def _keys_of(self, path: Path, dimension: int) -> set[int]:
+        judged = files.storage.status(path)
+        try:
+            file = VectorFile(path)
+            if file.metadata == self._metadata and file.dimension == dimension:
+                for _ in file:  # all of its content, so that what is counted as done can be read later
+                    pass
+                return set(file.windows().tolist())
+        except Damaged:
+            files.sha256_of_file(path)  # it can be read whole, so that is what it holds
+        files.set_aside(path, withdrawn_folder(self._folder.parent), judged)
+        return set()
+
     def files(self) -> Iterator[VectorFile]:
-        """Every piece; a window may be in two of them, see `each_window_once`."""
-        yield from map(VectorFile, self._paths())
+        """Every piece of this fingerprint; a window may be in two of them, see `each_window_once`."""
+        for path in _pieces_in(self._folder):
+            try:
+                file = patiently(lambda path=path: VectorFile(path), path)  # type: ignore[misc]
+            except FileNotFoundError:
+                continue  # a twin finished the shard and cleaned up
+            if file.metadata == self._metadata:
+                yield file
 
     def clear(self) -> None:
         """Remove all pieces."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _paths(self) -> list[Path]:
-        return sorted(self._folder.glob(PATTERN))
+        files.remove_tree(self._folder)
 
 
 def each_window_once(pieces: Iterable[Iterable[Vectors]]) -> Iterator[Vectors]:
@@ -84,8 +99,8 @@ def each_window_once(pieces: Iterable[Iterable[Vectors]]) -> Iterator[Vectors]:
 def num_windows_in_pieces(folder: Path) -> int:
     """Windows in a shard's pieces, from their keys alone; those that vanish meanwhile do not count."""
     total = 0
-    for path in folder.glob(PATTERN):
-        with suppress(OSError, pa.ArrowException):
+    for path in _pieces_in(folder):
+        with suppress(OSError, Damaged):
             total += len(np.unique(VectorFile(path).windows()))
     return total
 
@@ -93,7 +108,16 @@ def num_windows_in_pieces(folder: Path) -> int:
 def seconds_of_pieces(folder: Path) -> float:
     """Seconds from the oldest to the newest piece; 0 for fewer than two."""
     times = []
-    for path in folder.glob(PATTERN):
+    for path in _pieces_in(folder):
         with suppress(OSError):
-            times.append(path.stat().st_mtime)
+            times.append(files.storage.status(path).st_mtime)
     return max(times) - min(times) if times else 0.0
+
+
+def _pieces_in(folder: Path) -> list[Path]:
+    """Sorted; none where the folder is not there."""
+    try:
+        names = patiently(lambda: files.storage.names(folder), folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [folder / name for name in names if fnmatch(name, PATTERN)]

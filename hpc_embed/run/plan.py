@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 from hpc_embed.errors import RunConflict
 from hpc_embed.registry import Kind
-from hpc_embed.run.files import write_json
+from hpc_embed.run.faults import patiently
+from hpc_embed.run.files import read_bytes, write_json
 from hpc_embed.run.identity import ModelIdentity
 
 PLAN_FORMAT = 1
@@ -117,14 +118,14 @@ def fingerprint(model: ModelIdentity, embedding: Embedding, inputs: tuple[InputF
 def read_plan(path: Path) -> Plan:
     """The plan of a run folder; RunConflict where there is none or it cannot be read."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(patiently(lambda: read_bytes(path), path))
     except FileNotFoundError as error:
         raise RunConflict(
             f"{path.parent} holds no plan.", remedy="Run `hpc-embed plan` first, or give the right --run-dir."
         ) from error
     except PermissionError:  # nothing is wrong with the file
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunConflict(
             f"{path}: cannot be read ({error}).", remedy="Restore the file, or plan into another --run-dir."
         ) from error

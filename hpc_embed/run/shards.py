@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from hpc_embed.errors import RunConflict
-from hpc_embed.run.files import whole_file
+from hpc_embed.run import files
+from hpc_embed.run.faults import is_passing, patiently, reason
 
 SCHEMA = pa.schema([("window", pa.int64()), ("sequence", pa.large_binary())])
 
@@ -30,19 +31,33 @@ def write_shard(path: Path, windows_N: NDArray[np.int64], sequences_N: Sequence[
     if isinstance(sequences_N, Sequence):
         sequences_N = pa.array(sequences_N, pa.large_binary())
     table = pa.table([pa.array(windows_N), sequences_N], schema=SCHEMA)
-    with whole_file(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", use_dictionary=False, write_statistics=False)
+    files.write_whole(
+        path,
+        lambda file: pq.write_table(table, file, compression="zstd", use_dictionary=False, write_statistics=False),
+    )
 
 
 def read_shard(path: Path) -> Shard:
-    """The windows of a shard; RunConflict where the file is missing or damaged."""
+    """The windows of a shard.
+
+    Raises RunConflict where the file is missing or damaged, EnvironmentFault where it cannot be read for now.
+    """
     try:
-        table = pq.read_table(path, schema=SCHEMA, partitioning=None)
-        return Shard(table["window"].to_numpy(), table["sequence"].to_pylist())
+        return patiently(lambda: _read(path), path)
     except FileNotFoundError as error:
         raise RunConflict(f"{path}: no such shard file.", remedy="Run `hpc-embed plan` again.") from error
-    except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, pa.ArrowException, ValueError, KeyError) as error:
+        if is_passing(error) or (isinstance(error, OSError) and error.errno is not None):
+            raise  # it says nothing about the content
         raise RunConflict(
-            f"{path}: damaged ({reason}).", remedy="Delete plan.json and run `hpc-embed plan` again."
+            f"{path}: damaged ({reason(error)}).", remedy="Delete plan.json and run `hpc-embed plan` again."
         ) from error
+
+
+def _read(path: Path) -> Shard:
+    with files.storage.open_to_read(path) as file:
+        table = pq.read_table(file, columns=SCHEMA.names).cast(SCHEMA)
+    shard = Shard(table["window"].to_numpy(), table["sequence"].to_pylist())
+    if table.column("window").null_count or table.column("sequence").null_count:
+        raise ValueError("a window without key or sequence")
+    return shard

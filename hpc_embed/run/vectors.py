@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+
+from hpc_embed.run import files
+from hpc_embed.run.faults import is_passing, reason
 
 ROW_GROUP_ROWS = 8192
 """Smaller and larger row groups read two to three times slower."""
@@ -31,7 +35,7 @@ class Vectors(NamedTuple):
 class VectorWriter:
     """Writes vectors with bounded memory; rows may come in any number, row groups stay of one size."""
 
-    def __init__(self, path: Path, dimension: int, metadata: dict[str, str]) -> None:
+    def __init__(self, file: BinaryIO, dimension: int, metadata: dict[str, str]) -> None:
         self._schema = pa.schema(
             [
                 ("window", pa.int64()),
@@ -41,7 +45,7 @@ class VectorWriter:
             metadata={METADATA_KEY: json.dumps(metadata).encode("utf-8")},
         )
         self._writer = pq.ParquetWriter(
-            path, self._schema, compression="none", use_dictionary=False, write_statistics=False
+            file, self._schema, compression="none", use_dictionary=False, write_statistics=False
         )
         self._waiting: list[pa.Table] = []
         self._num_waiting = 0
@@ -72,39 +76,73 @@ class VectorWriter:
         self._writer.close()
 
 
-class VectorFile:
-    """A vector file opened for reading, a row group at a time.
+class Damaged(Exception):
+    """What was read is not what such a file holds."""
 
-    Raises pyarrow's or the system's error where the file is damaged.
+
+class VectorFile:
+    """A vector file opened for reading, a row group at a time; closed with its last reference.
+
+    Everything raises Damaged for content that is no vector file's, and OSError or MemoryError for faults of the
+    system, which say nothing about the content.
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = pq.ParquetFile(path, memory_map=False, pre_buffer=True)
-        self.num_rows: int = self._file.metadata.num_rows
-        schema = self._file.schema_arrow
-        self.dimension: int = schema.field("vector").type.list_size
-        self.metadata: dict[str, str] = json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}"))
+        self._source = files.storage.open_to_read(path)
+        with _faults_of_content():
+            self._file = pq.ParquetFile(self._source, pre_buffer=True)
+            self.num_rows: int = self._file.metadata.num_rows
+            schema = self._file.schema_arrow
+            kinds = {name: schema.field(name).type for name in ("window", "num_tokens", "vector")}
+            if (kinds["window"], kinds["num_tokens"]) != (pa.int64(), pa.int32()):
+                raise ValueError("columns of other types")
+            vector = kinds["vector"]
+            if not pa.types.is_fixed_size_list(vector) or vector.value_type != pa.float32():
+                raise ValueError("vectors of another type")
+            self.dimension: int = vector.list_size
+            self.metadata: dict[str, str] = json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}"))
+
+    def __del__(self) -> None:
+        if hasattr(self, "_source"):
+            self._source.close()
 
     def __iter__(self) -> Iterator[Vectors]:
         for group in range(self._file.num_row_groups):
+            yield self._rows(group)
+
+    def _rows(self, group: int) -> Vectors:
+        with _faults_of_content():
             table = self._file.read_row_group(group)
-            flat = table["vector"].combine_chunks()
-            yield Vectors(
-                table["window"].to_numpy(),
-                table["num_tokens"].to_numpy(),
-                np.asarray(flat.flatten()).reshape(-1, self.dimension),
+            if any(column.null_count for column in table.columns):
+                raise ValueError("an empty cell")
+            flat = np.asarray(table["vector"].combine_chunks().flatten())
+            return Vectors(
+                table["window"].to_numpy(), table["num_tokens"].to_numpy(), flat.reshape(len(table), self.dimension)
             )
 
     def windows(self) -> NDArray[np.int64]:
         """The keys alone, a row each."""
-        keys: NDArray[np.int64] = self._file.read(columns=["window"])["window"].to_numpy()
-        return keys
+        return self._column("window")
 
     def num_tokens(self) -> NDArray[np.int32]:
         """The numbers of tokens alone, a row each."""
-        numbers: NDArray[np.int32] = self._file.read(columns=["num_tokens"])["num_tokens"].to_numpy()
-        return numbers
+        return self._column("num_tokens").astype(np.int32, copy=False)
 
-    def close(self) -> None:
-        """Release the file."""
-        self._file.close()
+    def _column(self, name: str) -> NDArray[np.int64]:
+        with _faults_of_content():
+            column = self._file.read(columns=[name])[name]
+            if column.null_count:
+                raise ValueError("an empty cell")
+            numbers: NDArray[np.int64] = column.to_numpy()
+            return numbers
+
+
+@contextmanager
+def _faults_of_content() -> Iterator[None]:
+    """pyarrow's errors about bytes as Damaged; those of the system as they are."""
+    try:
+        yield
+    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
+        if is_passing(error) or (isinstance(error, OSError) and error.errno is not None):
+            raise
+        raise Damaged(reason(error)) from error

@@ -59,6 +59,9 @@ class LoadedModel(Protocol):
     def is_out_of_memory(self, error: Exception) -> bool:
         """True where a smaller batch may succeed."""
 
+    def release_memory(self) -> None:
+        """Give back what is cached, after a batch that found no room."""
+
     def peak_memory_bytes(self) -> int:
         """Most memory in use on the device since the model was loaded."""
 
@@ -91,6 +94,7 @@ class BaseEmbeddingWorker(ABC):
         *,
         num_threads: int | None = None,
         weights_copy: str | None = None,
+        force_precision: bool = False,
     ) -> None:
         self.identity = identity
         self.embedding = embedding
@@ -98,6 +102,8 @@ class BaseEmbeddingWorker(ABC):
         """Threads of the CPU back end, None for the library's own choice."""
         self.weights_copy = weights_copy
         """Folder on the node's own disk for a copy of the weights, None to read them where they are."""
+        self.force_precision = force_precision
+        """True to compute in a precision that the device has no instructions for."""
 
     @abstractmethod
     def load(self, device_id: int | str) -> LoadedModel:

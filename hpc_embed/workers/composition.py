@@ -73,6 +73,9 @@ class _Composition:
         """Only Python's own."""
         return isinstance(error, MemoryError)
 
+    def release_memory(self) -> None:
+        """Nothing is cached."""
+
     def peak_memory_bytes(self) -> int:
         """Peak resident size of the process."""
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 
 from hpc_embed.engine.packing import pack
 from hpc_embed.errors import Interrupted, RunConflict
 from hpc_embed.progress import BatchDone, BudgetHalved, Events, ShardFailed, ShardFinished, ShardStarted
-from hpc_embed.run.files import temporary_sibling, this_process
+from hpc_embed.run.files import discard, this_process, write_draft
 from hpc_embed.run.layout import output_path
 from hpc_embed.run.markers import WorkFacts, is_done, publish_output
 from hpc_embed.run.pieces import Pieces, each_window_once
@@ -31,14 +32,24 @@ from hpc_embed.workers.base import EmbeddedBatch, FailedFile, LoadedModel, Outco
 BLOCK_RESIDUES = 4_000_000
 """Residues tokenised at a time, beside the device."""
 BATCHES_IN_FLIGHT = 2
+Made = TypeVar("Made")
 MOST_WAITING_BYTES = 256 << 20
 """A piece is written at the latest when so much is waiting for it."""
 
 
+class _Window(NamedTuple):
+    place: int
+    """In the shard."""
+    tokens: Tokens
+
+
 class _InFlight(NamedTuple):
-    windows: list[int]
-    """Places in the shard."""
+    windows: list[_Window]
     finish: Callable[[], EmbeddedBatch]
+
+
+class _OutOfMemory(NamedTuple):
+    reason: str
 
 
 @dataclass
@@ -124,8 +135,8 @@ class Loop:
         residues_done = sum(map(len, shard.sequences_N)) - sum(len(shard.sequences_N[place]) for place in places)
         self.events.put(ShardStarted(name, len(shard.windows_N), residues_done))
         progress = _Progress()
-        for windows, embedded in self._embed(shard, places, progress):
-            self._take(name, shard, windows, embedded, progress)
+        for done, embedded in self._embed(shard, places, progress):
+            self._take(name, shard, done, embedded, progress)
             if self.should_stop():
                 self._publish_waiting(pieces, progress)
                 _await_piece(progress)
@@ -141,41 +152,69 @@ class Loop:
     def _embed(self, shard: Shard, places: list[int], progress: _Progress) -> Iterator[tuple[list[int], EmbeddedBatch]]:
         """Vectors of the windows at `places`, in batches, longest windows first."""
         in_flight: deque[_InFlight] = deque()
-        for block, tokens in self._tokenised_blocks(shard, places):
-            remaining = list(range(len(block)))
-            while remaining:
-                lengths = [len(tokens[i]) for i in remaining]
-                packed = [[remaining[i] for i in batch] for batch in pack(lengths, self.token_budget)]
-                remaining = []
-                for at, batch in enumerate(packed):
-                    try:
-                        in_flight.append(self._start(block, tokens, batch))
-                        if len(in_flight) >= BATCHES_IN_FLIGHT:
-                            yield _finish(in_flight.popleft())
-                    except Exception as error:
-                        if not self.model.is_out_of_memory(error):
-                            raise
-                        self._halve(error, shard, [block[i] for i in batch], progress)
-                        retry = batch if len(batch) > 1 else []
-                        remaining = [*retry, *chain.from_iterable(packed[at + 1 :])]
-                        break
-        while in_flight:
-            yield _finish(in_flight.popleft())
+        for windows in self._tokenised_blocks(shard, places):
+            yield from self._run(windows, in_flight, BATCHES_IN_FLIGHT - 1, shard, progress)
+        yield from self._run([], in_flight, 0, shard, progress)
 
-    def _start(self, block: list[int], tokens: Sequence[Tokens], batch: list[int]) -> _InFlight:
-        return _InFlight([block[i] for i in batch], self.model.start([tokens[i] for i in batch]))
+    def _run(
+        self, windows: list[_Window], in_flight: deque[_InFlight], most_left: int, shard: Shard, progress: _Progress
+    ) -> Iterator[tuple[list[int], EmbeddedBatch]]:
+        """Start every window, and finish batches until at most `most_left` are in flight."""
+        waiting = self._packed(windows)
+        is_tight = False
+        while waiting or len(in_flight) > most_left:
+            if waiting and len(in_flight) <= (0 if is_tight else most_left):
+                batch = waiting.popleft()
+                made: _InFlight | EmbeddedBatch | _OutOfMemory = self._within_memory(partial(self._start, batch))
+            else:
+                batch, finish = in_flight.popleft()
+                made = self._within_memory(finish)
+            if isinstance(made, _InFlight):
+                in_flight.append(made)
+            elif isinstance(made, EmbeddedBatch):
+                yield [window.place for window in batch], made
+            elif len(batch) == 1 and in_flight:
+                waiting.appendleft(batch)
+                is_tight = True  # once more, with the device to itself
+                continue
+            else:
+                again = self._less(batch, made, shard, progress)
+                waiting = self._packed([*again, *chain.from_iterable(waiting)])
+            is_tight = False
 
-    def _halve(self, error: Exception, shard: Shard, windows: list[int], progress: _Progress) -> None:
-        """Out of memory: smaller batches from here on; a window that is too large alone is given up."""
-        if len(windows) == 1:
-            progress.failed[int(shard.windows_N[windows[0]])] = f"out of memory, alone in its batch ({error})"
-            return
+    def _packed(self, windows: list[_Window]) -> deque[list[_Window]]:
+        lengths = [len(window.tokens) for window in windows]
+        return deque([windows[i] for i in batch] for batch in pack(lengths, self.token_budget))
+
+    def _start(self, batch: list[_Window]) -> _InFlight:
+        return _InFlight(batch, self.model.start([window.tokens for window in batch]))
+
+    def _within_memory(self, work: Callable[[], Made]) -> Made | _OutOfMemory:
+        """What the work makes, or that it found no room; by then its traceback holds no tensors any more."""
+        try:
+            return work()
+        except Exception as error:
+            if not self.model.is_out_of_memory(error):
+                raise
+            out_of_memory = _OutOfMemory((str(error).splitlines() or ["no room"])[0])
+        self.model.release_memory()
+        return out_of_memory
+
+    def _less(self, batch: list[_Window], fault: _OutOfMemory, shard: Shard, progress: _Progress) -> list[_Window]:
+        """The windows to try again, in smaller batches from here on; one that is too large alone is given up."""
+        if len(batch) == 1:
+            key = int(shard.windows_N[batch[0].place])
+            progress.failed[key] = f"out of memory, alone in its batch ({fault.reason})"
+            return []
         self.token_budget = max(1, self.token_budget // 2)
         self.events.put(BudgetHalved(self.token_budget))
+        return batch
 
-    def _tokenised_blocks(self, shard: Shard, places: list[int]) -> Iterator[tuple[list[int], Sequence[Tokens]]]:
-        """Blocks of places with their tokens, made in a thread one block ahead of the device."""
+    def _tokenised_blocks(self, shard: Shard, places: list[int]) -> Iterator[list[_Window]]:
+        """Blocks of windows with their tokens, made in a thread one block ahead of the device."""
         blocks = _blocks(shard, places)
+        if not blocks:  # every window is in pieces already
+            return
         with ThreadPoolExecutor(1, thread_name_prefix="tokenise") as thread:
             ahead = [
                 (block, thread.submit(self.model.tokenise, [shard.sequences_N[place] for place in block]))
@@ -187,7 +226,7 @@ class Loop:
                 if following is not None:
                     sequences = [shard.sequences_N[place] for place in following]
                     ahead.append((following, thread.submit(self.model.tokenise, sequences)))
-                yield block, ready
+                yield [_Window(*pair) for pair in zip(block, ready, strict=True)]
 
     def _take(self, name: str, shard: Shard, windows: list[int], embedded: EmbeddedBatch, progress: _Progress) -> None:
         keys_B, num_rows_B = shard.windows_N[windows], embedded.num_rows_B
@@ -215,27 +254,35 @@ class Loop:
 
     def _publish(self, name: str, shard: Shard, pieces: Pieces, progress: _Progress, facts: WorkFacts) -> None:
         _await_piece(progress)
-        temporary = temporary_sibling(output_path(self.outputs, name))
+        if not is_done(self.outputs, name, self.fingerprint):
+            self._publish_own(name, shard, pieces, progress, facts)
+        pieces.clear()
+        self.events.put(ShardFinished(name, len(shard.windows_N), len(progress.failed)))
+
+    def _publish_own(self, name: str, shard: Shard, pieces: Pieces, progress: _Progress, facts: WorkFacts) -> None:
+        """Write the output and publish it, unless a twin that was faster has taken its pieces away."""
+        written: set[int] = set()
         metadata = {"fingerprint": self.fingerprint, "precision": self.model.precision}
-        try:
-            with VectorWriter(temporary, self.model.dimension, metadata) as writer:
-                written: set[int] = set()
+
+        def write(file: BinaryIO) -> None:
+            written.clear()
+            with VectorWriter(file, self.model.dimension, metadata) as writer:
                 for rows in each_window_once(chain(pieces.files(), ([rows] for rows in progress.waiting))):
                     writer.write(rows)
                     written.update(rows.windows_N.tolist())
-            if is_done(self.outputs, name, self.fingerprint):
-                temporary.unlink()
-            elif len(written) + len(progress.failed) == len(shard.windows_N):
-                publish_output(self.outputs, name, temporary, self.fingerprint, progress.failed, facts)
-            else:
-                raise RunConflict(
-                    f"{name}: {len(written)} of {len(shard.windows_N)} windows have vectors, pieces have vanished.",
-                    remedy="Run the shard again.",
-                )
-        finally:
-            temporary.unlink(missing_ok=True)
-        pieces.clear()
-        self.events.put(ShardFinished(name, len(shard.windows_N), len(progress.failed)))
+
+        keys = shard.windows_N.tolist()
+        draft = write_draft(output_path(self.outputs, name), write)
+        missing = set(keys) - written - progress.failed.keys()
+        if not missing:
+            publish_output(self.outputs, name, draft, self.fingerprint, keys, progress.failed, facts)
+            return
+        discard(draft)
+        if not is_done(self.outputs, name, self.fingerprint):
+            raise RunConflict(
+                f"{name}: {len(missing)} of {len(keys)} windows have no vectors, pieces have vanished.",
+                remedy="Run the shard again.",
+            )
 
     def _facts(self, progress: _Progress) -> WorkFacts:
         seconds = time.monotonic() - progress.started
@@ -252,10 +299,6 @@ class Loop:
             token_budget=self.token_budget,
             peak_memory_bytes=self.model.peak_memory_bytes(),
         )
-
-
-def _finish(batch: _InFlight) -> tuple[list[int], EmbeddedBatch]:
-    return batch.windows, batch.finish()
 
 
 def _publish_piece(pieces: Pieces, rows: list[Vectors]) -> None:

@@ -16,10 +16,13 @@ def make_worker(
     *,
     num_threads: int | None = None,
     weights_copy: str | None = None,
+    force_precision: bool = False,
 ) -> BaseEmbeddingWorker:
     """The worker of a model; importing it does not import torch."""
     module, name = find_model(identity.registry_name).worker.split(":")
     worker_class = getattr(import_module(module), name)
-    worker = worker_class(identity, embedding, num_threads=num_threads, weights_copy=weights_copy)
+    worker = worker_class(
+        identity, embedding, num_threads=num_threads, weights_copy=weights_copy, force_precision=force_precision
+    )
     assert isinstance(worker, BaseEmbeddingWorker)
     return worker

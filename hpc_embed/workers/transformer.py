@@ -56,7 +56,7 @@ class TransformerWorker(BaseEmbeddingWorker):
         if self.num_threads:
             torch.set_num_threads(self.num_threads)
         device = find_device(device_id)
-        precision = choose_precision(self.embedding.precision, device)
+        precision = choose_precision(self.embedding.precision, device, force=self.force_precision)
         if not self.identity.is_untrained:
             self._check_weights()
         encoder, hidden = self.make_encoder(device, precision)
@@ -153,13 +153,13 @@ class _LoadedTransformer:
     def is_out_of_memory(self, error: Exception) -> bool:
         from hpc_embed.engine.device import is_out_of_memory
 
-        if not is_out_of_memory(error):
-            return False
+        return is_out_of_memory(error)
+
+    def release_memory(self) -> None:
         if self._device.type == "cuda":
             import torch
 
             torch.cuda.empty_cache()
-        return True
 
     def peak_memory_bytes(self) -> int:
         from hpc_embed.engine.device import peak_bytes

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu
 
+from hpc_embed.engine import dense
 from hpc_embed.engine.dense import Dense
 from tests.engine.references import CPU
 
@@ -70,3 +71,20 @@ def test_the_arguments_stay_as_they_were() -> None:
         step(layer, name, x, other)
     assert torch.equal(x, before[0])
     assert torch.equal(other, before[1])
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", STEPS)
+def test_bf16_without_instructions_for_it_is_the_rounded_product_in_float32(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not dense._has_onednn(torch.float32):
+        pytest.skip("needs a torch with oneDNN")
+    monkeypatch.setattr(dense, "_has_onednn", lambda dtype: dtype == torch.float32)
+    weight, x, other = (random(*size, seed=seed).bfloat16() for seed, size in enumerate([(60, 40), (70, 40), (70, 60)]))
+    rounded = step(Dense(weight, None, device=CPU, dtype=torch.bfloat16), name, x, other.float())
+    exact = step(Dense(weight.float(), None, device=CPU, dtype=torch.float32), name, x.float(), other.float())
+    assert rounded.dtype == (torch.float32 if name == "plus" else torch.bfloat16)
+    assert ((rounded - exact).abs() / (1 + exact.abs())).max() <= 2**-7
+    if name in ("plain", "gelu"):
+        assert torch.equal(rounded, exact.bfloat16())

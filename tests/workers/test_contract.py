@@ -9,7 +9,7 @@ from queue import Queue
 import numpy as np
 import pytest
 
-from hpc_embed.errors import Interrupted
+from hpc_embed.errors import EnvironmentFault, Interrupted
 from hpc_embed.progress import Event, ShardFailed, ShardFinished, WorkerReady
 from hpc_embed.registry import Model, models
 from hpc_embed.run.identity import pin_model
@@ -28,13 +28,13 @@ SMALL_ENOUGH = [name for name, model in models().items() if model.num_parameters
 """The larger sizes share every line of code with these and take minutes on a CPU."""
 
 
-def worker_of(name: str, pooling: str | None = None) -> BaseEmbeddingWorker:
+def worker_of(name: str, pooling: str | None = None, precision: str = "auto") -> BaseEmbeddingWorker:
     model = models()[name]
     _, identity = pin_model(f"{name}:untrained" if model.has_weights else name, None, model.kind)
     embedding = Embedding(
         pooling=pooling or model.pooling,
         layer=model.num_layers,
-        precision="auto",
+        precision=precision,
         on_long="window",
         max_residues=model.max_residues,
         on_invalid="unknown",
@@ -110,6 +110,15 @@ def test_a_vector_is_bit_identical_whatever_the_shard_and_the_token_budget(name:
 @pytest.mark.parametrize("name", SMALL_ENOUGH)
 def test_token_budget_is_measured_and_positive(name: str) -> None:
     assert worker_of(name).get_optimal_batch_size("cpu") >= 256
+
+
+def test_bf16_is_refused_on_a_cpu_without_it_before_any_weight_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hpc_embed.engine.processor.flags", set)
+    worker = worker_of("esm2_t6_8M", precision="bf16")
+    with pytest.raises(EnvironmentFault, match="no BF16 instructions"):
+        worker.load("cpu")
+    worker.force_precision = True
+    assert worker.load("cpu").precision == "bf16"
 
 
 @pytest.mark.parametrize("name", list(models()))

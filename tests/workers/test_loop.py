@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, repeat
@@ -17,7 +19,7 @@ from hpc_embed.progress import BudgetHalved, Event
 from hpc_embed.run.markers import Marker, is_done, publish_output, read_marker
 from hpc_embed.run.pieces import Pieces
 from hpc_embed.run.shards import write_shard
-from hpc_embed.run.vectors import VectorFile, Vectors
+from hpc_embed.run.vectors import VectorFile, Vectors, VectorWriter
 from hpc_embed.workers import loop as loop_module
 from hpc_embed.workers.base import EmbeddedBatch, Tokens
 from hpc_embed.workers.loop import Loop
@@ -32,6 +34,7 @@ class FakeModel:
         self.versions = {"fake": "1"}
         self.most_tokens, self.poison, self.breaks = most_tokens, poison, breaks
         self.batches: list[list[int]] = []
+        self.num_releases = 0
 
     def tokenise(self, sequences: Sequence[bytes]) -> Sequence[Tokens]:
         return [np.frombuffer(sequence, dtype=np.uint8) for sequence in sequences]
@@ -55,6 +58,9 @@ class FakeModel:
     def is_out_of_memory(self, error: Exception) -> bool:
         return isinstance(error, MemoryError)
 
+    def release_memory(self) -> None:
+        self.num_releases += 1
+
     def peak_memory_bytes(self) -> int:
         return 1
 
@@ -63,6 +69,12 @@ class FakeModel:
 def work(tmp_path: Path) -> None:
     """The folder for pieces, which a worker makes when it starts."""
     (tmp_path / "work").mkdir()
+
+
+def rows_of(*keys: int) -> Vectors:
+    """What FakeModel makes of these windows, were their lengths their keys."""
+    vectors = np.array([[key, 65] for key in keys], np.float32)
+    return Vectors(np.array(keys), np.array(keys, np.int32), vectors)
 
 
 LENGTHS = [5, 40, 7, 9, 33, 20, 1]
@@ -102,6 +114,76 @@ def test_out_of_memory_halves_the_budget_and_goes_on(tmp_path: Path) -> None:
     assert sorted(length for batch in model.batches for length in batch) == sorted(LENGTHS)
 
 
+class Late(FakeModel):
+    """Out of memory at the end of a batch, as a device that queues its work; for so many batches."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
+        self.started: list[list[int]] = []
+        self.held: weakref.ref[Held] | None = None
+        self.was_held_at_release: list[bool] = []
+
+    def start(self, batch: Sequence[Tokens]) -> Callable[[], EmbeddedBatch]:
+        self.started.append([len(tokens) for tokens in batch])
+        finish = super().start(batch)
+
+        def finish_or_fail() -> EmbeddedBatch:
+            if self.times and len(self.started) > 1:
+                self.times -= 1
+                held = Held()
+                self.held = weakref.ref(held)
+                raise MemoryError("no room")
+            return finish()
+
+        return finish_or_fail
+
+    def release_memory(self) -> None:
+        self.was_held_at_release.append(self.held is not None and self.held() is not None)
+
+
+class Held:
+    """A tensor of the batch."""
+
+
+def test_a_batch_that_finds_no_room_at_its_end_is_done_again_and_no_other(tmp_path: Path) -> None:
+    model = Late(times=1)
+    marker, events = embed(tmp_path, model, token_budget=80)
+    assert (marker.rows, marker.failed_windows) == (7, {})
+    assert [event.token_budget for event in events if isinstance(event, BudgetHalved)] == [40]
+    assert marker.facts.num_windows_computed == 7
+    failed = model.started[0]
+    again = [length for batch in model.started for length in batch]
+    assert sorted(again) == sorted([*LENGTHS, *failed])
+
+
+def test_a_single_window_without_room_beside_another_batch_gets_the_device_to_itself(tmp_path: Path) -> None:
+    class Crowded(FakeModel):
+        in_flight = 0
+
+        def start(self, batch: Sequence[Tokens]) -> Callable[[], EmbeddedBatch]:
+            if self.in_flight:
+                raise MemoryError("no room beside another")
+            finish = super().start(batch)
+            self.in_flight = 1
+
+            def end() -> EmbeddedBatch:
+                self.in_flight = 0
+                return finish()
+
+            return end
+
+    marker, events = embed(tmp_path, Crowded(), token_budget=1)
+    assert (marker.rows, marker.failed_windows) == (7, {})
+    assert not [event for event in events if isinstance(event, BudgetHalved)]
+
+
+def test_memory_is_released_after_the_traceback_has_let_go_of_it(tmp_path: Path) -> None:
+    model = Late(times=3)
+    embed(tmp_path, model, token_budget=50)
+    assert model.was_held_at_release == [False, False, False]
+
+
 def test_a_window_that_is_too_large_alone_fails_by_itself(tmp_path: Path) -> None:
     marker, _ = embed(tmp_path, FakeModel(most_tokens=35))
     assert marker.rows == 6
@@ -134,12 +216,24 @@ def test_windows_in_pieces_are_not_computed_again(tmp_path: Path) -> None:
 def test_foreign_and_damaged_pieces_are_computed_again(tmp_path: Path, damage: str) -> None:
     folder = tmp_path / "work" / "shard-00000"
     rows = Vectors(np.array([1]), np.array([40], np.int32), np.array([[40, 65]], np.float32))
-    Pieces(folder, "another" if damage == "foreign" else "f").publish(rows)
+    Pieces(folder, "another" if damage == "foreign" else "f").publish(rows._replace(vectors_ND=-rows.vectors_ND))
     (piece,) = folder.iterdir()
     if damage == "cut short":
         piece.write_bytes(piece.read_bytes()[:-20])
     marker, _ = embed(tmp_path, FakeModel())
     assert (marker.rows, marker.facts.num_windows_computed) == (7, 7)
+    (block,) = VectorFile(tmp_path / "outputs" / "shard-00000.parquet")
+    assert block.vectors_ND[block.windows_N == 1].tolist() == [[40, 65]]
+
+
+def test_a_shard_whose_windows_are_all_in_pieces_is_published_without_computing(tmp_path: Path) -> None:
+    vectors = np.array([[length, 65] for length in LENGTHS], np.float32)
+    rows = Vectors(np.arange(len(LENGTHS)), np.array(LENGTHS, np.int32), vectors)
+    Pieces(tmp_path / "work" / "shard-00000", "f").publish(rows)
+    model = FakeModel()
+    marker, _ = embed(tmp_path, model)
+    assert model.batches == []
+    assert (marker.rows, marker.facts.num_windows_computed) == (7, 0)
 
 
 def test_a_shard_that_a_twin_has_finished_is_left_as_it_is(tmp_path: Path) -> None:
@@ -153,21 +247,38 @@ def test_a_shard_that_a_twin_has_finished_is_left_as_it_is(tmp_path: Path) -> No
 
 def test_twins_that_finish_together_leave_one_output_and_its_own_marker(tmp_path: Path) -> None:
     """The slower twin finds the faster one's output without a marker yet, and proves that very file."""
-    embed(tmp_path, FakeModel(), token_budget=64)
+    embed(tmp_path, FakeModel(poison=9))  # the faster one could not do a window that the slower can
     outputs = tmp_path / "outputs"
     before = (outputs / "shard-00000.parquet").read_bytes()
     (outputs / "shard-00000.done.json").unlink()
-    embed(tmp_path, FakeModel(), token_budget=1000)  # other batches, so another order of rows
+    marker, _ = embed(tmp_path, FakeModel(), token_budget=1)  # other batches, so another order of rows
     assert (outputs / "shard-00000.parquet").read_bytes() == before
+    assert (marker.rows, marker.sha256) == (6, hashlib.sha256(before).hexdigest())
+    assert marker.failed_windows == {"3": "a twin could not embed it"}
     assert is_done(outputs, "shard-00000", "f")
 
 
 def test_an_output_of_an_older_plan_is_replaced(tmp_path: Path) -> None:
-    embed(tmp_path, FakeModel())
-    output = tmp_path / "outputs" / "shard-00000.parquet"
-    output.write_bytes(b"something else")
+    outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    vectors = np.array([[-1, -1]] * 7, np.float32)
+    with (
+        (outputs / "shard-00000.parquet").open("wb") as file,
+        VectorWriter(file, 2, {"fingerprint": "an older plan's"}) as writer,
+    ):
+        writer.write(Vectors(np.arange(7), np.array(LENGTHS, np.int32), vectors))
     marker, _ = embed(tmp_path, FakeModel())
-    assert marker.num_bytes == output.stat().st_size
+    (block,) = VectorFile(outputs / "shard-00000.parquet")
+    assert VectorFile(outputs / "shard-00000.parquet").metadata["fingerprint"] == "f"
+    assert sorted(block.vectors_ND[:, 0].tolist()) == sorted(LENGTHS)
+    assert (marker.rows, marker.num_bytes) == (7, (outputs / "shard-00000.parquet").stat().st_size)
+    assert len(list((outputs / "withdrawn").iterdir())) == 1
+
+
+def test_an_output_that_is_no_parquet_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs" / "shard-00000.parquet").write_bytes(b"something else")
+    marker, _ = embed(tmp_path, FakeModel())
     assert marker.rows == 7
 
 

@@ -1,0 +1,66 @@
+"""Absence is not believed at once: a file that another node has just published can be invisible for a minute.
+
+NFS keeps in mind that a name was absent until the folder's attributes expire, 30 to 60 seconds (nfs(5), lookupcache
+and acdirmax). Listing the folder makes it look again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from hpc_embed.progress import note
+from hpc_embed.run import files
+from hpc_embed.run.layout import RunLayout, shard_name
+from hpc_embed.run.markers import is_done, read_failure
+from hpc_embed.run.plan import Plan
+
+WAIT_SECONDS = 90.0
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 10.0
+LOCAL_FILE_SYSTEMS = frozenset(("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "tmpfs", "ramfs", "overlay"))
+
+
+def wait_for_markers(plan: Plan, layout: RunLayout, wait_seconds: float | None) -> None:
+    """Look again, up to `wait_seconds`, for shards that seem not to be done; those that failed are not waited for."""
+    started, pause = time.monotonic(), FIRST_PAUSE_SECONDS
+    seconds = usual_wait_seconds(layout.root) if wait_seconds is None else wait_seconds
+    missing = _without(list(range(len(plan.shards))), plan, layout)
+    if missing and seconds:
+        note(f"{len(missing)} shards are not there yet; looking again for up to {seconds:.0f} s …")
+    while missing and (left := seconds - (time.monotonic() - started)) > 0:
+        time.sleep(min(pause, left))
+        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        for folder in {layout.marker(index).parent for index in missing}:
+            with suppress(OSError):
+                files.storage.names(folder)
+        missing = _without(missing, plan, layout)
+
+
+def _without(shards: list[int], plan: Plan, layout: RunLayout) -> list[int]:
+    """Those that are neither done nor known to have failed."""
+    return [
+        index
+        for index in shards
+        if not is_done(layout.outputs, shard_name(index), plan.fingerprint)
+        and read_failure(layout.outputs, shard_name(index)) is None
+    ]
+
+
+def usual_wait_seconds(folder: Path) -> float:
+    """90 where another node may have written: in a job, or on a file system that nodes share."""
+    is_shared = "SLURM_JOB_ID" in os.environ or _file_system(folder) not in LOCAL_FILE_SYSTEMS
+    return WAIT_SECONDS if is_shared else 0.0
+
+
+def _file_system(folder: Path) -> str:
+    """The kind of the mount that holds the folder."""
+    path, found = str(folder.resolve()), ("", "unknown")
+    with suppress(OSError):
+        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+            before, _, after = line.partition(" - ")
+            mount = before.split()[4]
+            if (path + "/").startswith(mount.rstrip("/") + "/") and len(mount) >= len(found[0]):
+                found = (mount, after.split()[0])
+    return found[1]

@@ -1,0 +1,64 @@
+"""What is missing is told before anything is planned."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from hpc_embed.cli import main
+from hpc_embed.cluster import needs
+from hpc_embed.engine import processor
+from tests.conftest import REPOSITORY
+
+GLOBINS = str(REPOSITORY / "examples" / "globins45.fasta")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def without(*packages: str) -> object:
+    return lambda name: None if name in packages else find_spec(name)
+
+
+@pytest.mark.parametrize("model", ["esm2_t6_8M:untrained", "esm2_t33_650M", "someone/model"])
+def test_without_torch_a_transformer_is_refused_before_anything_is_planned(
+    model: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(needs, "find_spec", without("torch", "safetensors"))
+    assert main(["local", GLOBINS, "--model", model]) == 5
+    error = capsys.readouterr().err
+    assert f"--model {model} needs torch and safetensors" in error
+    assert "pip install 'hpc-embed[torch]'" in error
+    assert error.count("\n") == 1
+    assert list(folder.iterdir()) == []
+
+
+def test_a_task_without_torch_says_so_once_and_starts_no_worker(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", GLOBINS, "--model", "dnabert_s:untrained", "--force-kind"]) == 0
+    monkeypatch.setattr(needs, "find_spec", without("tokenizers"))
+    capsys.readouterr()
+    assert main(["run-task"]) == 5
+    assert capsys.readouterr().err.count("dnabert_s needs tokenizers") == 1
+
+
+def test_composition_needs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(needs, "find_spec", without("torch", "safetensors", "tokenizers"))
+    for name in ("composition", "aa_composition", "tetranucleotide"):
+        needs.refuse_missing_packages(name)
+
+
+def test_bf16_without_instructions_for_it_is_refused_before_anything_is_planned(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(processor, "flags", lambda: {"avx2"})
+    arguments = ["local", GLOBINS, "--model", "esm2_t6_8M:untrained", "--precision", "bf16", "--devices", "cpu"]
+    assert main(arguments) == 5
+    assert "has no BF16 instructions" in capsys.readouterr().err
+    assert list(folder.iterdir()) == []
