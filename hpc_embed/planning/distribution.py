@@ -26,8 +26,9 @@ from hpc_embed.planning.scan import Scanned
 from hpc_embed.progress import counting
 from hpc_embed.registry import Model
 from hpc_embed.run.files import make_folders, remove, whole_file
-from hpc_embed.run.layout import RunLayout
-from hpc_embed.run.plan import Cost, ShardFacts
+from hpc_embed.run.layout import RunLayout, shard_folders
+from hpc_embed.run.plan import Cost
+from hpc_embed.run.shard_table import ShardFacts
 from hpc_embed.sequences.kernel import Ints
 
 DEFAULT_SHARD_MINUTES = 30.0
@@ -35,6 +36,8 @@ MAX_SHARDS = 100_000
 MOST_SHARD_RESIDUES = 1 << 28
 """A worker holds a shard in memory; none is larger unless --num-shards says so."""
 BLOCKS_AHEAD = 4
+PUBLISHERS_PER_THREAD = 4
+"""Most of the time they wait for the disk."""
 
 
 P = ParamSpec("P")
@@ -83,7 +86,7 @@ def distribute(
         bytes_S = dealing.sums(lengths.lengths_L + ROUTED.itemsize)
         routing = Routing(bytes_S, scanned.folder, resources.memory_bytes)
         num_ids = _route(scanned, keys, dealing, routing, layout, threads, resources.memory_bytes)
-        _write_shards(routing, layout, num_shards, threads)
+        _write_shards(routing, layout, num_shards, threads, resources.num_threads)
     return Distributed(_facts(dealing, lengths, tokens_L, cost), num_ids)
 
 
@@ -189,10 +192,15 @@ class _Queue:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
 
-def _write_shards(routing: Routing, layout: RunLayout, num_shards: int, threads: Executor) -> None:
-    make_folders(layout.shards)
-    with counting("writing", num_shards, "shards") as count:
-        for number in threads.map(lambda group: routing.write_group(group, layout), range(routing.num_groups)):
+def _write_shards(routing: Routing, layout: RunLayout, num_shards: int, threads: Executor, num_threads: int) -> None:
+    for folder in shard_folders(layout.shards, num_shards):
+        make_folders(folder)
+    with (
+        counting("writing", num_shards, "shards") as count,
+        ThreadPoolExecutor(PUBLISHERS_PER_THREAD * (num_threads - 1) or 1) as publishers,
+    ):
+        groups = range(routing.num_groups)
+        for number in threads.map(lambda group: routing.write_group(group, layout, publishers), groups):
             count.advance(number)
     for stale in range(num_shards, MAX_SHARDS):
         if not layout.shard(stale).exists():

@@ -19,8 +19,10 @@ from hpc_embed.progress import counting, note
 from hpc_embed.registry import Model
 from hpc_embed.run.files import make_folders
 from hpc_embed.run.identity import ModelIdentity, pin_model
-from hpc_embed.run.layout import RunLayout
+from hpc_embed.run.layout import RunLayout, shard_folders, shard_name
+from hpc_embed.run.markers import judge, read_marker, withdraw
 from hpc_embed.run.plan import Embedding, InputFile, Plan, Totals, changes, fingerprint, read_plan
+from hpc_embed.run.survey import survey
 from hpc_embed.sequences.sources import expand_inputs
 
 MEBIBYTE = 1 << 20
@@ -79,8 +81,6 @@ def _plan(
                 f"none of the {sum(scanned.statuses)} records can be embedded.",
                 remedy="See the reasons: all are empty, too long or hold unknown letters.",
             )
-        for folder in (layout.outputs, layout.work, layout.logs):
-            make_folders(folder)
         cost = cost_of(model)
         done = distribute(scanned, model, cost, settings, layout, usual_shards, resources)
     plan = Plan(
@@ -95,6 +95,7 @@ def _plan(
         cost=cost,
         shards=done.shards,
     )
+    _make_room(plan, layout)
     plan.write(layout.plan)
     if plan.totals.num_unknown_letters:
         note(
@@ -102,6 +103,19 @@ def _plan(
             f"unknown; the first: {scanned.first_unknown}."
         )
     return Planned(plan, True)
+
+
+def _make_room(plan: Plan, layout: RunLayout) -> None:
+    """Make the folders of a run, and take back what another plan has left in them: names then tell what is done."""
+    for root in (layout.outputs, layout.work):
+        for folder in shard_folders(root, len(plan.shards)):
+            make_folders(folder)
+    make_folders(layout.logs)
+    for index in sorted(survey(layout, len(plan.shards)).done):
+        judged = judge(layout.outputs, shard_name(index))
+        marker = read_marker(layout.outputs, shard_name(index))
+        if marker is None or marker.fingerprint != plan.fingerprint:
+            withdraw(layout.outputs, shard_name(index), judged)
 
 
 def _resources(settings: PlanSettings) -> Resources:

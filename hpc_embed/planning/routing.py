@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
 from itertools import pairwise
 from pathlib import Path
 
@@ -51,16 +52,21 @@ class Routing:
         self._rows.relieve()
         self._letters.relieve()
 
-    def write_group(self, group: int, layout: RunLayout) -> int:
-        """Write the shards of one group; how many they are."""
+    def write_group(self, group: int, layout: RunLayout, publishers: Executor) -> int:
+        """Write the shards of one group, several at a time since each waits for the disk; how many they are."""
         rows_N, content = self._rows.take(group), self._letters.take(group)
         first, stop = int(self._edges[group]), int(self._edges[group + 1])
         letters = large_binary(content, rows_N["length"])
         order_N = np.argsort((rows_N["shard"] - first).astype(np.uint16), kind="stable")
         keys_N, shard_N, letters = rows_N["key"][order_N], rows_N["shard"][order_N], letters.take(pa.array(order_N))
         edges = np.searchsorted(shard_N, np.arange(first, stop + 1)).tolist()
-        for shard, (low, high) in zip(range(first, stop), pairwise(edges), strict=True):
-            write_shard(layout.shard(shard), keys_N[low:high], letters[low:high])
+        spans = list(zip(range(first, stop), pairwise(edges), strict=True))
+
+        def publish(shard: int, span: tuple[int, int]) -> None:
+            write_shard(layout.shard(shard), keys_N[slice(*span)], letters[slice(*span)])
+
+        for published in [publishers.submit(publish, *one) for one in spans]:
+            published.result()
         return stop - first
 
 

@@ -22,7 +22,7 @@ from hpc_embed.planning.scratch import scratch_folder
 from hpc_embed.planning.verdicts import Judge, Judged
 from hpc_embed.registry import find_model
 from hpc_embed.run.layout import RunLayout
-from hpc_embed.run.plan import Plan, read_plan
+from hpc_embed.run.plan import PLAN_FORMAT, Plan, read_plan
 from hpc_embed.run.shards import read_shard
 from hpc_embed.sequences import kernel, sources
 from hpc_embed.sequences.blocks import Block
@@ -178,7 +178,7 @@ def test_there_are_never_more_shards_than_windows(fasta: Path, tmp_path: Path) -
 def test_a_damaged_plan_is_told_from_a_missing_one(tmp_path: Path) -> None:
     with pytest.raises(RunConflict, match="holds no plan"):
         read_plan(tmp_path / "plan.json")
-    (tmp_path / "plan.json").write_text(json.dumps({"format": 1, "version": "0"}))
+    (tmp_path / "plan.json").write_text(json.dumps({"format": PLAN_FORMAT, "version": "0"}))
     with pytest.raises(RunConflict, match="not a whole plan"):
         read_plan(tmp_path / "plan.json")
 
