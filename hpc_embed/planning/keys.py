@@ -25,8 +25,8 @@ Words = NDArray[np.uint64]
 DIGESTED = np.dtype([("high", "<u8"), ("low", "<u8"), ("window", "<i8")])
 REPEATED = np.dtype([("window", "<i8"), ("first", "<i8")])
 """A window that occurred before, and where."""
-ROWS_PER_BUCKET = 1 << 20
-"""Sorting them takes some 100 MB."""
+ROWS_PER_BUCKET = 1 << 18
+"""Sorting them takes some 30 MB."""
 WINDOWS_PER_RANGE = 1 << 21
 ALL_ONES = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 

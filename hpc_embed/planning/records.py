@@ -32,7 +32,7 @@ SCHEMA = pa.schema(
     ]
 )
 ROW_GROUP_ROWS = 1 << 16
-IDS_PER_BUCKET = 1 << 20
+IDS_PER_BUCKET = 1 << 18
 
 
 class RecordsWriter:
@@ -40,7 +40,7 @@ class RecordsWriter:
 
     def __init__(self, file: BinaryIO, num_records: int, folder: Path, memory_bytes: int) -> None:
         self._writer = pq.ParquetWriter(
-            file, SCHEMA, compression="zstd", use_dictionary=["status", "reason"], write_statistics=["ordinal"]
+            file, SCHEMA, compression="snappy", use_dictionary=["status", "reason"], write_statistics=["ordinal"]
         )
         self._num_written = 0
         self._waiting: list[pa.RecordBatch] = []

@@ -49,12 +49,18 @@ class Spill:
 
     def take(self, bucket: int) -> Rows:
         """All rows of a bucket, which are then gone."""
-        path = self._path(bucket)
-        written = [np.fromfile(path, dtype=self._dtype)] if path.exists() else []
-        rows = [*written, *self._waiting[bucket], np.empty(0, dtype=self._dtype)]
+        path, waiting = self._path(bucket), self._waiting[bucket]
+        num_written = path.stat().st_size // self._dtype.itemsize if path.exists() else 0
+        rows_N = np.empty(num_written + sum(map(len, waiting)), dtype=self._dtype)
+        if num_written:
+            with path.open("rb") as file:
+                num_read = file.readinto(rows_N[:num_written].view(np.uint8).data)
+            assert num_read == num_written * self._dtype.itemsize, f"{path} is shorter than it was"
+            path.unlink()
+        if waiting:
+            np.concatenate(waiting, out=rows_N[num_written:])
         self._waiting[bucket] = []
-        path.unlink(missing_ok=True)
-        return np.concatenate(rows)
+        return rows_N
 
     def _write_waiting(self) -> None:
         for bucket, rows in enumerate(self._waiting):
