@@ -53,7 +53,7 @@ packages:  # first of all, since they bring a C compiler where there is none
 	bash .ci/install-debian.sh
 	bash .ci/install-apptainer.sh
 
-$(VENV)/.installed: pyproject.toml setup.py constraints.txt $(wildcard hpc_embed/engine/kernels/*)
+$(VENV)/.installed: pyproject.toml setup.py constraints.txt $(wildcard hpc_embed/*/kernels/*)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch
 	$(PIP) --editable '.[torch]'

@@ -1,4 +1,4 @@
-"""Builds the CPU's attention kernel where a C compiler is at hand; without one, torch's own attention serves."""
+"""Builds the kernels for attention and FASTA where a C compiler is; without one, torch and Biopython serve."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from setuptools.command.build_ext import build_ext
 
 
 class SharedLibrary(build_ext):
-    """The kernel is plain C called through ctypes: its name needs no mark of a Python version."""
+    """The kernels are plain C called through ctypes: their names need no mark of a Python version."""
 
     def get_ext_filename(self, fullname: str) -> str:
         return str(Path(*fullname.split(".")).with_suffix(".so"))
@@ -29,7 +29,13 @@ setup(
             depends=["hpc_embed/engine/kernels/attention_body.h"],
             extra_compile_args=["-O3", "-g0", "-std=gnu11"],
             optional=True,
-        )
+        ),
+        Extension(
+            "hpc_embed.sequences.libfasta",
+            ["hpc_embed/sequences/kernels/fasta.c"],
+            extra_compile_args=["-O3", "-g0", "-std=gnu11"],
+            optional=True,
+        ),
     ],
     cmdclass={"build_ext": SharedLibrary, "bdist_wheel": AnyPythonWheel},
 )

@@ -58,6 +58,10 @@ class PlanSettings:
     """Aim for shards of so many minutes on the device named by --device [default: 30]."""
     device: Device = "a100"
     """The GPU type that the forecast is made for; cpu is one core of a processor with AVX-512."""
+    plan_threads: PositiveInt | None = None
+    """Threads that read and write while planning [default: one per core, at most 8]."""
+    plan_memory_mebibytes: PositiveInt = 1024
+    """Memory that planning aims for; beyond it, what waits is put in files."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,10 +15,12 @@ from hpc_embed.cluster.slurm import Element
 from hpc_embed.cluster.submission import read_submissions
 from hpc_embed.cluster.whereabouts import Whereabouts, endings, whereabouts
 from hpc_embed.errors import EnvironmentFault
-from hpc_embed.run.layout import RunLayout, shard_name
-from hpc_embed.run.markers import is_done, read_failure, read_marker
+from hpc_embed.run.layout import SHARDS_PER_FOLDER, RunLayout, shard_name
+from hpc_embed.run.markers import read_failure, read_marker
 from hpc_embed.run.pieces import num_windows_in_pieces, seconds_of_pieces
 from hpc_embed.run.plan import Plan
+from hpc_embed.run.shard_table import ShardFacts
+from hpc_embed.run.survey import Survey, survey
 
 LOG_LINES = 5
 ENDINGS = {
@@ -85,13 +87,15 @@ def run_status(plan: Plan, layout: RunLayout) -> RunStatus:
         fault = str(error)
     submissions = where.submissions if where else read_submissions(layout)[0]
     ended = {} if fault else endings(submissions)
+    seen = survey(layout, len(plan.shards))
     folders = {submission.job: layout.logs / submission.token for submission in submissions}
     return RunStatus(
         run_dir=str(layout.root),
         model=plan.model.name,
         slurm=fault,
         shards=[
-            _shard_status(plan, layout, index, where, ended.get(index), folders) for index in range(len(plan.shards))
+            _shard_status(facts, layout, index, seen, where, ended.get(index), folders)
+            for index, facts in enumerate(plan.shards)
         ],
         gather_job=", ".join(f"{job.job} ({job.state}, {job.detail})" for job in where.gathers) if where else "",
         is_gathered=layout.dataset_facts.exists(),
@@ -110,14 +114,15 @@ def last_lines(log: str) -> list[str]:
 
 
 def _shard_status(
-    plan: Plan,
+    facts: ShardFacts,
     layout: RunLayout,
     index: int,
+    seen: Survey,
     where: Whereabouts | None,
     ended: Element | None,
     folders: Mapping[str, Path],
 ) -> ShardStatus:
-    name, num_windows = shard_name(index), plan.shards[index].num_windows
+    name, num_windows = shard_name(index), facts.num_windows
     queued = where.alive.get(index) if where else None
     element = queued or ended
     status = ShardStatus(
@@ -131,12 +136,13 @@ def _shard_status(
         task=f"{element.job}_{element.task}" if element else "",
         log=_log(folders, element),
     )
-    if is_done(layout.outputs, name, plan.fingerprint):
-        marker = read_marker(layout.outputs, name)
+    if index in seen.done:
+        # only a small run is asked for its failed windows: each would be a file to open
+        marker = read_marker(layout.outputs, name) if len(seen.done) <= SHARDS_PER_FOLDER else None
         num_failed = len(marker.failed_windows) if marker else 0
         reason = f"{num_failed} windows failed" if num_failed else ""
         return status._replace(state="done", num_windows_done=num_windows - num_failed, reason=reason)
-    num_done = num_windows_in_pieces(layout.pieces(index))
+    num_done = num_windows_in_pieces(layout.pieces(index)) if index in seen.begun else 0
     status = status._replace(num_windows_done=num_done)
     if queued and queued.state in ("RUNNING", "COMPLETING"):
         seconds = seconds_of_pieces(layout.pieces(index))
@@ -150,7 +156,7 @@ def _shard_status(
     waiting = status._replace(state="begun" if num_done else "missing")
     if where and (submission := where.hides(index)):
         return waiting._replace(reason=f"job {submission.job} of {submission.user}, which this site hides from you")
-    if failure := read_failure(layout.outputs, name):
+    if failure := read_failure(layout.outputs, name) if index in seen.failed else None:
         return status._replace(state="failed", reason=f"{failure.tries} tries: {failure.reason}")
     if ended and ended.state in NOT_ENDED:
         return waiting._replace(reason=f"the accounting says {ended.state}, the queue knows nothing")

@@ -25,7 +25,7 @@ from hpc_embed.cluster.sbatch import (
 from hpc_embed.cluster.signals import signals_held
 from hpc_embed.cluster.slurm import ask, max_array_size, site_configuration
 from hpc_embed.cluster.submission import Submission, new_submission, submitting
-from hpc_embed.cluster.task import quarantined_shards, shards_to_do
+from hpc_embed.cluster.task import outlook
 from hpc_embed.cluster.whereabouts import Whereabouts, whereabouts
 from hpc_embed.config import GatherSettings, SubmitSettings, WorkSettings
 from hpc_embed.errors import EnvironmentFault, Interrupted, RunConflict
@@ -63,8 +63,7 @@ def submit(
     with submitting(layout):
         where = whereabouts(layout)
         _refuse_orphans(where)
-        quarantined = quarantined_shards(plan, layout, work)
-        unfinished = shards_to_do(plan, layout, work)
+        unfinished, quarantined = outlook(plan, layout, work)
         todo = [index for index in unfinished if index not in where.alive]
         _refuse_hidden(where, todo, settings)
         num_done = len(plan.shards) - len(unfinished) - len(quarantined)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from hpc_embed.cluster.crew import Assignment, Crew, CrewResult
 from hpc_embed.cluster.devices import threads_per_worker
@@ -16,28 +17,39 @@ from hpc_embed.run.layout import RunLayout, shard_name
 from hpc_embed.run.links import refuse_links
 from hpc_embed.run.markers import Failure, is_done, read_failure
 from hpc_embed.run.plan import Plan
+from hpc_embed.run.survey import survey
 from hpc_embed.workers.registry import make_worker
 
 
-def quarantined_shards(plan: Plan, layout: RunLayout, settings: WorkSettings) -> dict[int, Failure]:
-    """Shards that failed too often, with what went wrong; none where they are to be tried again."""
+class Outlook(NamedTuple):
+    """Shards that are not done."""
+
+    to_do: list[int]
+    left_aside: dict[int, Failure]
+    """Those that failed too often, with what went wrong; none where they are to be tried again."""
+
+
+def outlook(plan: Plan, layout: RunLayout, settings: WorkSettings) -> Outlook:
+    """What is to be done of the whole run, by the names in its folders: what `submit` goes by."""
+    seen = survey(layout, len(plan.shards))
+    missing = [index for index in range(len(plan.shards)) if index not in seen.done]
+    return _outlook(missing, [index for index in missing if index in seen.failed], layout, settings)
+
+
+def own_outlook(shards: Iterable[int], plan: Plan, layout: RunLayout, settings: WorkSettings) -> Outlook:
+    """What is to be done of some shards, by their markers; no other shard is looked at."""
+    missing = [index for index in shards if not is_done(layout.outputs, shard_name(index), plan.fingerprint)]
+    return _outlook(missing, missing, layout, settings)
+
+
+def _outlook(missing: list[int], may_have_failed: list[int], layout: RunLayout, settings: WorkSettings) -> Outlook:
     if settings.retry_failed:
-        return {}
-    failures = {index: read_failure(layout.outputs, shard_name(index)) for index in missing_shards(plan, layout)}
-    return {index: failure for index, failure in failures.items() if failure and failure.tries >= settings.max_tries}
-
-
-def shards_to_do(plan: Plan, layout: RunLayout, settings: WorkSettings) -> list[int]:
-    """Shards that are neither done nor left aside."""
-    left_aside = quarantined_shards(plan, layout, settings)
-    return [index for index in missing_shards(plan, layout) if index not in left_aside]
-
-
-def missing_shards(plan: Plan, layout: RunLayout) -> list[int]:
-    """Shards without a valid marker."""
-    return [
-        index for index in range(len(plan.shards)) if not is_done(layout.outputs, shard_name(index), plan.fingerprint)
-    ]
+        return Outlook(missing, {})
+    failures = {index: read_failure(layout.outputs, shard_name(index)) for index in may_have_failed}
+    left_aside = {
+        index: failure for index, failure in failures.items() if failure and failure.tries >= settings.max_tries
+    }
+    return Outlook([index for index in missing if index not in left_aside], left_aside)
 
 
 def parse_shards(text: str, num_shards: int) -> list[int]:
@@ -59,20 +71,18 @@ def embed_shards(
     """Embed those of the shards that have no valid marker, one worker process per device."""
     refuse_missing_packages(plan.model.registry_name)
     refuse_links(layout)
-    for folder in (layout.outputs, layout.work):
+    for folder in sorted({path.parent for i in shards for path in (layout.marker(i), layout.pieces(i))}):
         make_folders(folder)
         remove_leftovers(folder)
-    left_aside = quarantined_shards(plan, layout, settings)
+    todo, left_aside = own_outlook(shards, plan, layout, settings)
     failed = {
         shard_name(index): f"left aside after {failure.tries} tries, --retry-failed tries again: {failure.reason}"
         for index, failure in left_aside.items()
-        if index in set(shards)
     }
-    missing = set(shards_to_do(plan, layout, settings)) & set(shards)
-    if not missing:
+    if not todo:
         note("nothing to do: every shard is done" if not failed else "nothing to do")
         return CrewResult([], failed)
-    num_done = len(shards) - len(missing) - len(failed)
+    num_done = len(shards) - len(todo) - len(failed)
     if num_done:
         note(f"{num_done} of {len(shards)} shards are done already")
     if plan.model.is_untrained:
@@ -91,7 +101,6 @@ def embed_shards(
         token_budget=settings.token_budget,
         piece_seconds=settings.piece_seconds,
     )
-    todo = sorted(missing)
     residues = sum(plan.shards[index].num_residues for index in todo)
     with counting("embedding", residues, "residues") as count:
         result = Crew(assignment, devices, settings.max_tries).run([layout.shard(index) for index in todo], count)

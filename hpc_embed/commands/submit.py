@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hpc_embed.cluster.script import plain_script
 from hpc_embed.cluster.submit import Submitted, dry_run_text, submit
-from hpc_embed.cluster.task import shards_to_do
+from hpc_embed.cluster.task import outlook
 from hpc_embed.commands.printing import print_json
 from hpc_embed.config import GatherSettings, OutputSettings, RunSettings, SubmitSettings, WorkSettings
 from hpc_embed.run.layout import RunLayout
@@ -27,7 +27,7 @@ def run(
         print(plain_script(plan, layout, settings, work), end="")
         return 0
     if settings.dry_run:
-        print(dry_run_text(plan, layout, settings, work, len(shards_to_do(plan, layout, work))), end="")
+        print(dry_run_text(plan, layout, settings, work, len(outlook(plan, layout, work).to_do)), end="")
         return 0
     submitted = submit(plan, layout, settings, work, dataset)
     if output.json:

@@ -1,8 +1,11 @@
 """Bin-packing: windows dealt to shards, longest first, each to the shard with the least to do.
 
-Windows of one length cost the same, so a whole length is dealt in one step, with the outcome that dealing
-its windows one by one would have (Graham's longest-processing-time rule).
+Windows of one length cost the same, so a whole length is dealt in one step, with the outcome that dealing its
+windows one by one would have (Graham's longest-processing-time rule). Only the number of windows of each length
+decides, so the dealing is done before any window is looked at again.
 """
+
+# L = distinct lengths, longest first; S = shards; N = windows of a block
 
 from __future__ import annotations
 
@@ -12,23 +15,46 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 
 
-def deal(lengths_N: Ints, cost_of_length: Ints, num_shards: int) -> Ints:
-    """The shard of each window.
+class Dealing:
+    """Which shard each window goes to, asked for in input order."""
 
-    `cost_of_length[n]` is the positive cost of a window of n residues; it must not fall as n grows.
-    Of equal windows the earlier go to the lower shards, so that neighbours stay together.
-    """
-    shard_of_window_N = np.empty(len(lengths_N), dtype=np.int64)
-    loads_S = np.zeros(num_shards, dtype=np.int64)
-    order_N = np.argsort(-lengths_N, kind="stable")
-    distinct, starts = np.unique(-lengths_N[order_N], return_index=True)
-    edges = [*starts.tolist(), len(lengths_N)]
-    for length, start, stop in zip((-distinct).tolist(), edges, edges[1:], strict=False):
-        cost = int(cost_of_length[length])
-        dealt_S = deal_equal(loads_S, cost, stop - start)
-        shard_of_window_N[order_N[start:stop]] = np.repeat(np.arange(num_shards), dealt_S)
-        loads_S += dealt_S * cost
-    return shard_of_window_N
+    def __init__(self, lengths_L: Ints, counts_L: Ints, costs_L: Ints, num_shards: int) -> None:
+        """Deal so many windows of each length, longest first; costs are positive and fall with the length."""
+        loads_S = np.zeros(num_shards, dtype=np.int64)
+        shards: list[NDArray[np.int32]] = []
+        counts: list[Ints] = []
+        for count, cost in zip(counts_L.tolist(), costs_L.tolist(), strict=True):
+            dealt_S = deal_equal(loads_S, cost, count)
+            takers = np.flatnonzero(dealt_S)
+            loads_S += dealt_S * cost
+            shards.append(takers.astype(np.int32))
+            counts.append(dealt_S[takers])
+        self._num_shards = num_shards
+        self._lengths_L = lengths_L
+        self._at_E = np.repeat(np.arange(len(lengths_L)), [len(some) for some in shards])
+        """The turns of all shards, length by length: which length, ..."""
+        self._shard_E = np.concatenate(shards)
+        self._counts_E = np.concatenate(counts)
+        self._ends_E = np.cumsum(self._counts_E)
+        """... and where the turn ends, all windows counted length by length."""
+        self._next_L = np.cumsum(counts_L) - counts_L
+        """Where the next window of each length stands in that count."""
+
+    def sums(self, values_L: NDArray[np.float64] | Ints) -> NDArray[np.float64]:
+        """For each shard the sum of what a window of each length has."""
+        weights_E = (values_L[self._at_E] * self._counts_E).astype(np.float64)
+        return np.bincount(self._shard_E, weights=weights_E, minlength=self._num_shards).astype(np.float64)
+
+    def shards_of(self, lengths_N: Ints) -> NDArray[np.int32]:
+        """The shards of the next windows. Of equal windows the earlier go to the lower shards."""
+        at_N = len(self._lengths_L) - 1 - np.searchsorted(self._lengths_L[::-1], lengths_N)
+        order_N = np.argsort(at_N.astype(np.uint16) if len(self._lengths_L) < 1 << 16 else at_N, kind="stable")
+        distinct, starts, counts = np.unique(at_N[order_N], return_index=True, return_counts=True)
+        turns_N = np.arange(len(order_N)) + np.repeat(self._next_L[distinct] - starts, counts)
+        self._next_L[distinct] += counts
+        shard_N = np.empty(len(lengths_N), dtype=np.int32)
+        shard_N[order_N] = self._shard_E[np.searchsorted(self._ends_E, turns_N, side="right")]
+        return shard_N
 
 
 def deal_equal(loads_S: Ints, cost: int, count: int) -> Ints:
@@ -38,7 +64,11 @@ def deal_equal(loads_S: Ints, cost: int, count: int) -> Ints:
     `count` lowest of those marks, the lower shard first among equals. The level that cuts them off is found
     by bisection.
     """
-    low, high = int(loads_S.min()), int(loads_S.min()) + cost * count + 1
+    if count == 1:
+        dealt_S = np.zeros(len(loads_S), dtype=np.int64)
+        dealt_S[loads_S.argmin()] = 1
+        return dealt_S
+    low, high = int(loads_S.min()), int(loads_S.max()) + cost * -(-count // len(loads_S)) + 1
     while high - low > 1:
         level = (low + high) // 2
         if _marks_below(loads_S, cost, level).sum() <= count:
@@ -53,8 +83,3 @@ def deal_equal(loads_S: Ints, cost: int, count: int) -> Ints:
 
 def _marks_below(loads_S: Ints, cost: int, level: int) -> Ints:
     return np.maximum(0, -((loads_S - level) // cost))
-
-
-def spread(loads_S: Ints) -> float:
-    """The largest load over the mean: 1 is perfect balance."""
-    return float(loads_S.max() / loads_S.mean())

@@ -1,205 +1,224 @@
 """FASTA read once: every record judged, its windows spooled, nothing lost without a status.
 
-Sequences wait in a raw spool file and are cut from there into shards, so that memory holds some 40 bytes a
-window whatever the size of the input.
+Stretches of plain files, and whole gzip files, are scanned side by side by threads: parsing, digests and files let
+each other run. Each leaves parts on disk, which are taken in input order, so that nothing depends on the number of
+threads; and a scan that was interrupted finds the parts that it had finished.
 """
 
 from __future__ import annotations
 
 import hashlib
-from array import array
-from collections import Counter
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from hpc_embed.config import PlanSettings
 from hpc_embed.errors import BadInput
+from hpc_embed.planning.parts import PartFacts, PartWriter, part_name, read_facts, read_leaves
+from hpc_embed.planning.verdicts import Judge
 from hpc_embed.progress import Counting
 from hpc_embed.registry import Kind, Model
 from hpc_embed.run.plan import InputFile
-from hpc_embed.sequences.fasta import FastaRecord, read_fasta
-from hpc_embed.sequences.letters import ResiduePolicy, judge_kind
-from hpc_embed.sequences.windows import Window, split_windows
-
-SAMPLE_RECORDS = 1000
-BATCH_ROWS = 50_000
-DIGEST_BYTES = 16
-
-SCANNED = pa.schema(
-    [
-        ("id", pa.string()),
-        ("description", pa.string()),
-        ("length", pa.int64()),
-        ("source", pa.int32()),
-        ("line", pa.int64()),
-        ("status", pa.string()),
-        ("reason", pa.string()),
-        ("num_unknown", pa.int64()),
-        ("num_windows", pa.int32()),
-    ]
+from hpc_embed.sequences.blocks import parse_block
+from hpc_embed.sequences.letters import judge_kind
+from hpc_embed.sequences.sources import (
+    STANDARD_INPUT,
+    Read,
+    Stretch,
+    blocks_of,
+    is_plain_file,
+    opened,
+    reader,
+    stretch_reader,
 )
 
-
-Spool = Callable[[bytes], object]
-"""Where sequences are appended."""
+SAMPLE_BYTES = 1 << 20
+SAMPLE_RECORDS = 1000
+LEAST_PART_BYTES = 64 << 20
+MOST_PARTS = 1024
+"""Of a plain file: of larger ones the parts are larger."""
+LARGE_BLOCK_BYTES = 48 << 20
 
 
 class OpenedInput(NamedTuple):
-    """A source with its first records read, and what they are judged to be."""
+    """A source whose beginning has been looked at."""
 
     source: str
-    records: Iterator[FastaRecord]
     kind: Kind | None
-
-
-class Verdict(NamedTuple):
-    """What becomes of one record."""
-
-    status: str
-    reason: str
-    windows: list[Window]
+    """What its first records are judged to be."""
+    read: Read | None
+    """The way to read standard input, which cannot be opened again; None for a file."""
 
 
 @dataclass
-class ScanResult:
-    """What the scan leaves for dealing; windows are numbered in input order."""
+class Scanned:
+    """What the scan leaves for dealing; parts are in input order."""
 
-    records_path: Path
-    spool_path: Path
+    folder: Path
+    parts: list[PartFacts] = field(default_factory=list)
     inputs: list[InputFile] = field(default_factory=list)
-    lengths: array[int] = field(default_factory=lambda: array("q"))
-    digests: bytearray = field(default_factory=bytearray)
-    statuses: Counter[str] = field(default_factory=Counter)
-    num_unknown_letters: int = 0
     first_unknown: str = ""
     """Place and letter of the first unknown letter."""
 
     @property
-    def lengths_N(self) -> NDArray[np.int64]:
-        return np.frombuffer(self.lengths, dtype=np.int64)
+    def statuses(self) -> list[int]:
+        """Records of each of STATUSES."""
+        return [sum(part.statuses[status] for part in self.parts) for status in range(4)]
+
+    @property
+    def num_windows(self) -> int:
+        return sum(part.num_windows for part in self.parts)
 
 
-def open_input(source: str) -> OpenedInput:
-    """Read the first records of a source and judge its kind."""
-    records = read_fasta(source)
-    sample = list(islice(records, SAMPLE_RECORDS))
-    letters: Counter[int] = Counter()
-    for record in sample:
-        letters.update(record.sequence)
-    return OpenedInput(source, chain(sample, records), judge_kind(letters))
+def open_input(source: str, stack: ExitStack) -> OpenedInput:
+    """Look at the beginning of a source and judge its kind; BadInput where it is not FASTA."""
+    with ExitStack() as closing:
+        read = reader(source, (stack if source == STANDARD_INPUT else closing).enter_context(opened(source)))
+        head = read(SAMPLE_BYTES)
+    block = parse_block(bytearray(head), source, is_first=True)
+    letters = block.letters[: int(block.lengths_N[:SAMPLE_RECORDS].sum())]
+    counts = dict(enumerate(np.bincount(letters, minlength=1).tolist()))
+    return OpenedInput(source, judge_kind(counts), _after(head, read) if source == STANDARD_INPUT else None)
 
 
-def refuse_wrong_kind(opened: OpenedInput, model: Model) -> None:
+def _after(head: bytes, read: Read) -> Read:
+    waiting = [head]
+
+    def read_both(size: int) -> bytes:
+        return waiting.pop() if waiting else read(size)
+
+    return read_both
+
+
+def refuse_wrong_kind(opened_input: OpenedInput, model: Model) -> None:
     """Raise BadInput for DNA given to a protein model, or the reverse."""
-    if opened.kind is None or opened.kind == model.kind:
+    if opened_input.kind is None or opened_input.kind == model.kind:
         return
     names = {"protein": "proteins", "dna": "nucleotides"}
     raise BadInput(
-        f"{opened.source}: these are {names[opened.kind]}, and {model.name} embeds {names[model.kind]}.",
+        f"{opened_input.source}: these are {names[opened_input.kind]}, and {model.name} embeds {names[model.kind]}.",
         remedy="Choose another --model, or insist with --force-kind.",
     )
 
 
 def scan(
-    opened_inputs: list[OpenedInput], model: Model, settings: PlanSettings, folder: Path, counting: Counting
-) -> ScanResult:
-    """Judge every record of every source; records and windows go to files in `folder`."""
-    result = ScanResult(folder / "scanned.parquet", folder / "spool.bin")
-    judge = _Judge(model, settings)
-    with pq.ParquetWriter(result.records_path, SCANNED) as writer, result.spool_path.open("wb") as spool:
-        for index, opened in enumerate(opened_inputs):
-            rows = (judge.row(record, opened.source, index, result, spool.write) for record in opened.records)
-            result.inputs.append(_write_rows(rows, opened.source, writer, counting))
-    return result
+    inputs: list[OpenedInput], judge: Judge, folder: Path, num_threads: int, counting: Counting, *, keeps_letters: bool
+) -> Scanned:
+    """Judge every record of every source; records and windows go to parts in `folder`.
+
+    Without `keeps_letters` only the digests of the inputs are of use afterwards.
+    """
+    scanned = Scanned(folder)
+    worker = _Scanner(judge, folder, counting, keeps_letters)
+    threads = ThreadPoolExecutor(num_threads, thread_name_prefix="scan")
+    try:
+        pending = [worker.submit(threads, index, one) for index, one in enumerate(inputs)]
+        for one, futures in zip(inputs, pending, strict=True):
+            _take_source(scanned, one.source, (part for future in futures for part in future.result()))
+    finally:
+        worker.stop.set()
+        threads.shutdown(wait=True, cancel_futures=True)
+    return scanned
 
 
-class _Row(NamedTuple):
-    columns: tuple[object, ...]
-    digest_input: bytes
-    length: int
-
-
-class _Judge:
-    def __init__(self, model: Model, settings: PlanSettings) -> None:
-        self._model = model
-        self._settings = settings
-        self._limit = settings.max_residues or model.max_residues
-        self._policy = ResiduePolicy(model.kind, model.known_letters, settings.case)
-
-    def row(self, record: FastaRecord, source: str, index: int, result: ScanResult, spool: Spool) -> _Row:
-        """Judge a record, spool its windows, and give its row of the records table."""
-        residues = self._policy.apply(record.sequence)
-        place = f"{source}, line {record.line}, {record.id or 'record without id'}"
-        verdict = self._verdict(len(residues.sequence), residues.first_unknown, place)
-        if residues.num_unknown and verdict.status != "skipped":
-            result.num_unknown_letters += residues.num_unknown
-            result.first_unknown = result.first_unknown or f"{place}: {residues.first_unknown!r}"
-        for window in verdict.windows:
-            sequence = residues.sequence[window.start : window.stop]
-            spool(sequence)
-            result.lengths.append(len(sequence))
-            result.digests += hashlib.blake2b(sequence, digest_size=DIGEST_BYTES).digest()
-        result.statuses[verdict.status] += 1
-        length = len(residues.sequence)
-        columns = (
-            record.id,
-            record.description,
-            length,
-            index,
-            record.line,
-            verdict.status,
-            verdict.reason,
-            residues.num_unknown,
-            len(verdict.windows),
-        )
-        header = record.description.encode("utf-8")
-        return _Row(columns, b">%d\n%b\n%d\n%b" % (len(header), header, length, record.sequence), length)
-
-    def _verdict(self, length: int, unknown: str, place: str) -> Verdict:
-        settings = self._settings
-        if length == 0:
-            return Verdict("skipped", "empty", [])
-        if unknown and settings.on_invalid != "unknown":
-            reason = f"letter {unknown!r} unknown to {self._model.name}"
-            if settings.on_invalid == "error":
-                raise BadInput(f"{place}: {reason}.", remedy="Mend the input, or choose --on-invalid skip or unknown.")
-            return Verdict("skipped", reason, [])
-        if self._limit is None or length <= self._limit:
-            return Verdict("embedded", "", [Window(0, length)])
-        return self._overlong(length, self._limit, place)
-
-    def _overlong(self, length: int, limit: int, place: str) -> Verdict:
-        reason = f"{length} residues, the limit is {limit}"
-        match self._settings.on_long:
-            case "window":
-                return Verdict("windowed", reason, split_windows(length, limit, self._settings.stride))
-            case "truncate":
-                return Verdict("truncated", reason, [Window(0, limit)])
-            case "skip":
-                return Verdict("skipped", reason, [])
-        raise BadInput(f"{place}: {reason}.", remedy="Choose --on-long window, truncate or skip.")
-
-
-def _write_rows(rows: Iterator[_Row], source: str, writer: pq.ParquetWriter, counting: Counting) -> InputFile:
+def _take_source(scanned: Scanned, source: str, parts: Iterator[PartFacts]) -> None:
     digest = hashlib.blake2b(digest_size=32)
-    num_records = num_residues = 0
-    while batch := list(islice(rows, BATCH_ROWS)):
-        for row in batch:
-            digest.update(row.digest_input)
-        columns = zip(*(row.columns for row in batch), strict=True)
-        arrays = [pa.array(column, type.type) for column, type in zip(columns, SCANNED, strict=True)]
-        writer.write_table(pa.Table.from_arrays(arrays, schema=SCANNED))
-        num_records += len(batch)
-        num_residues += sum(row.length for row in batch)
-        counting.advance(len(batch))
+    num_lines = num_records = num_residues = 0
+    for part in parts:
+        if part.fault:
+            place = part.fault.of(source, num_lines)
+            raise BadInput(f"{place}: {part.fault.words}.", remedy=part.fault.remedy)
+        if part.first_unknown and not scanned.first_unknown:
+            scanned.first_unknown = f"{part.first_unknown.of(source, num_lines)}: {part.first_unknown.words}"
+        for leaves in read_leaves(scanned.folder, part):
+            digest.update(leaves)
+        num_lines += part.num_lines
+        num_records += part.num_records
+        num_residues += part.num_residues
+        scanned.parts.append(part)
     if not num_records:
         raise BadInput(f"{source}: no records.", remedy="Give FASTA, plain or gzip.")
-    return InputFile(path=source, digest=digest.hexdigest(), num_records=num_records, num_residues=num_residues)
+    scanned.inputs.append(
+        InputFile(path=source, digest=digest.hexdigest(), num_records=num_records, num_residues=num_residues)
+    )
+
+
+class _Scanner:
+    """Scans sources into parts, in any thread."""
+
+    def __init__(self, judge: Judge, folder: Path, counting: Counting, keeps_letters: bool) -> None:
+        self.stop = threading.Event()
+        self._judge = judge
+        self._folder = folder
+        self._counting = counting
+        self._keeps_letters = keeps_letters
+        self._showing = threading.Lock()
+        self._large_block = threading.Lock()
+
+    def submit(self, threads: ThreadPoolExecutor, index: int, one: OpenedInput) -> list[Future[list[PartFacts]]]:
+        """Scan a source; each result is the next of its parts."""
+        if one.read is not None or not is_plain_file(one.source):
+            return [threads.submit(self._stream, index, one)]
+        size = Path(one.source).stat().st_size
+        width = max(LEAST_PART_BYTES, -(-size // MOST_PARTS))
+        stretches = [Stretch(start, min(start + width, size)) for start in range(0, max(size, 1), width)]
+        return [
+            threads.submit(self._stretch, index, one.source, number, stretch)
+            for number, stretch in enumerate(stretches)
+        ]
+
+    def _stretch(self, index: int, source: str, number: int, stretch: Stretch) -> list[PartFacts]:
+        if done := self._found(index, number):
+            return [done]
+        with opened(source) as file, self._writer(index, number) as writer:
+            for place, raw in enumerate(blocks_of(stretch_reader(source, file, stretch))):
+                self._add(writer, raw, source, is_first=stretch.start == 0 and place == 0)
+            return [writer.finish()]
+
+    def _stream(self, index: int, one: OpenedInput) -> list[PartFacts]:
+        parts: list[PartFacts] = []
+        with ExitStack() as stack:
+            read = one.read or reader(one.source, stack.enter_context(opened(one.source)))
+            blocks = blocks_of(read)
+            raw = next(blocks, None)
+            while raw is not None or not parts:
+                if done := self._found(index, len(parts)):
+                    num_skipped = 0
+                    while raw is not None and num_skipped < done.num_bytes:
+                        num_skipped += len(raw)
+                        raw = next(blocks, None)
+                    parts.append(done)
+                    continue
+                with self._writer(index, len(parts)) as writer:
+                    while raw is not None and writer.num_bytes < LEAST_PART_BYTES:
+                        self._add(writer, raw, one.source, is_first=not parts and not writer.num_bytes)
+                        raw = next(blocks, None)
+                    parts.append(writer.finish())
+        return parts
+
+    def _found(self, index: int, number: int) -> PartFacts | None:
+        """A part that an interrupted scan had finished."""
+        done = read_facts(self._folder, part_name(index, number))
+        if done:
+            self._show(done.num_records)
+        return done
+
+    def _writer(self, index: int, number: int) -> PartWriter:
+        return PartWriter(self._folder, index, number, keeps_letters=self._keeps_letters)
+
+    def _add(self, writer: PartWriter, raw: bytearray, source: str, *, is_first: bool) -> None:
+        if self.stop.is_set():
+            raise InterruptedError("another thread ended the scan")
+        with self._large_block if len(raw) > LARGE_BLOCK_BYTES else ExitStack():
+            judged = self._judge.judge(parse_block(raw, source, is_first=is_first))
+            writer.write(judged, len(raw))
+        self._show(len(judged.lengths_N))
+
+    def _show(self, num_records: int) -> None:
+        with self._showing:
+            self._counting.advance(num_records)

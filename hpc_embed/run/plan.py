@@ -1,12 +1,15 @@
-"""plan.json: what the run will do, pinned; every later step reads it and nothing else decides."""
+"""plan.json: what the run will do, pinned; every later step reads it and nothing else decides.
+
+What each shard holds stands beside it in shards.parquet.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,9 +18,11 @@ from hpc_embed.registry import Kind
 from hpc_embed.run.faults import patiently
 from hpc_embed.run.files import read_bytes, write_json
 from hpc_embed.run.identity import ModelIdentity
+from hpc_embed.run.layout import shard_table_path
 from hpc_embed.run.outputs import Outputs, outputs_of
+from hpc_embed.run.shard_table import ShardFacts, ShardTable, write_shard_table
 
-PLAN_FORMAT = 1
+PLAN_FORMAT = 2
 VECTOR_VERSION = 1
 """Raised whenever a change of our code changes vectors by more than rounding."""
 
@@ -80,16 +85,6 @@ class Totals:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardFacts:
-    """One row of the shard table."""
-
-    num_windows: int
-    num_residues: int
-    num_tokens: int
-    flops: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class Cost:
     """FLOPs of a window of n tokens: linear * n + quadratic * n * n."""
 
@@ -99,7 +94,7 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The whole of plan.json."""
+    """The whole of plan.json and of shards.parquet."""
 
     version: str
     """hpc-embed that planned."""
@@ -111,13 +106,16 @@ class Plan:
     inputs: tuple[InputFile, ...]
     totals: Totals
     cost: Cost
-    shards: tuple[ShardFacts, ...]
+    shards: Sequence[ShardFacts]
     num_special_tokens: int = 2
     """Of each window."""
 
     def write(self, path: Path) -> None:
-        """Publish plan.json; equal plans are equal bytes."""
-        write_json(path, {"format": PLAN_FORMAT, **asdict(self)})
+        """Publish the shard table and then plan.json; equal plans are equal bytes."""
+        write_shard_table(shard_table_path(path), self.shards)
+        content = asdict(replace(self, shards=()))
+        del content["shards"]
+        write_json(path, {"format": PLAN_FORMAT, **content, "num_shards": len(self.shards)})
 
 
 def fingerprint(model: ModelIdentity, embedding: Embedding, inputs: tuple[InputFile, ...]) -> str:
@@ -148,7 +146,7 @@ def read_plan(path: Path) -> Plan:
     if not isinstance(content, dict) or content.pop("format", None) != PLAN_FORMAT:
         raise RunConflict(f"{path}: made by another version.", remedy="Plan into another --run-dir.")
     try:
-        plan = _plan_of_json(content)
+        plan = _plan_of_json(content, shard_table_path(path))
         _refuse_odd(plan)
         return plan
     except (TypeError, KeyError, AttributeError, ValueError) as error:
@@ -157,7 +155,10 @@ def read_plan(path: Path) -> Plan:
         ) from error
 
 
-def _plan_of_json(content: Mapping[str, Any]) -> Plan:
+def _plan_of_json(content: dict[str, Any], shard_table: Path) -> Plan:
+    num_shards = content.pop("num_shards")
+    if type(num_shards) is not int or num_shards < 1:
+        raise ValueError(f"num_shards is {num_shards!r}")
     return Plan(
         **{
             **content,
@@ -166,7 +167,7 @@ def _plan_of_json(content: Mapping[str, Any]) -> Plan:
             "inputs": tuple(InputFile(**file) for file in content["inputs"]),
             "totals": Totals(**content["totals"]),
             "cost": Cost(**content["cost"]),
-            "shards": tuple(ShardFacts(**shard) for shard in content["shards"]),
+            "shards": ShardTable(shard_table, num_shards),
         }
     )
 

@@ -26,9 +26,11 @@ class Shard(NamedTuple):
     sequences_N: list[bytes]
 
 
-def write_shard(path: Path, windows_N: NDArray[np.int64], sequences_N: Sequence[bytes | memoryview]) -> None:
+def write_shard(path: Path, windows_N: NDArray[np.int64], sequences_N: Sequence[bytes] | pa.LargeBinaryArray) -> None:
     """Publish one shard file."""
-    table = pa.table([pa.array(windows_N), pa.array(sequences_N, pa.large_binary())], schema=SCHEMA)
+    if isinstance(sequences_N, Sequence):
+        sequences_N = pa.array(sequences_N, pa.large_binary())
+    table = pa.table([pa.array(windows_N), sequences_N], schema=SCHEMA)
     files.write_whole(
         path,
         lambda file: pq.write_table(table, file, compression="zstd", use_dictionary=False, write_statistics=False),
@@ -45,8 +47,8 @@ def read_shard(path: Path) -> Shard:
     except FileNotFoundError as error:
         raise RunConflict(f"{path}: no such shard file.", remedy="Run `hpc-embed plan` again.") from error
     except (OSError, pa.ArrowException, ValueError, KeyError) as error:
-        if is_passing(error):
-            raise
+        if is_passing(error) or (isinstance(error, OSError) and error.errno is not None):
+            raise  # it says nothing about the content
         raise RunConflict(
             f"{path}: damaged ({reason(error)}).", remedy="Delete plan.json and run `hpc-embed plan` again."
         ) from error

@@ -1,23 +1,15 @@
-"""FASTA files to records. Biopython parses; this module opens, counts lines and refuses what is not FASTA."""
+"""FASTA by Biopython: the reader of what the kernel leaves, and the oracle that the kernel is held against."""
 
 from __future__ import annotations
 
-import glob
-import gzip
 import io
-import sys
-import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import BinaryIO, NamedTuple, TextIO, cast
 
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 
-from hpc_embed.errors import BadInput, UsageError
-
-STANDARD_INPUT = "-"
-GZIP_MAGIC = b"\x1f\x8b"
+from hpc_embed.errors import BadInput
+from hpc_embed.sequences.sources import opened, reading
 
 
 class FastaRecord(NamedTuple):
@@ -33,47 +25,25 @@ class FastaRecord(NamedTuple):
     """Line of the header, counted from 1."""
 
 
-def expand_inputs(patterns: Iterable[str]) -> list[str]:
-    """Files that the arguments name, globs in sorted order, `-` for standard input.
-
-    Raises UsageError for none at all, or the same file twice, and BadInput for one that is not there.
-    """
-    sources: list[str] = []
-    for pattern in patterns:
-        matches = (
-            [pattern] if pattern == STANDARD_INPUT or Path(pattern).exists() else sorted(glob.glob(pattern))  # noqa: PTH207
-        )
-        if not matches:
-            raise BadInput(f"{pattern}: no such file.", remedy="Check the path, or quote the glob.")
-        sources += matches
-    if not sources:
-        raise UsageError(
-            "no FASTA given.", remedy="Name files on the command line, or set fasta: [...] in hpc-embed.yaml."
-        )
-    for source in sources:
-        if sources.count(source) > 1:
-            raise UsageError(f"{source} is given twice.", remedy="Name each file once.")
-        if source != STANDARD_INPUT and Path(source).is_dir():
-            raise BadInput(f"{source} is a folder.", remedy=f"Give its files: '{source}/*.fasta'.")
-    return sources
-
-
 def read_fasta(source: str) -> Iterator[FastaRecord]:
     """Stream the records of one file, plain or gzip, or of standard input.
 
     Raises BadInput, naming the file and line, where it is not FASTA, is cut short or cannot be read.
     """
-    with _open_text(source) as text:
-        lines = _CountedLines(text, source)
-        try:
-            for title, sequence in SimpleFastaParser(cast(TextIO, lines)):
-                yield _record(title, sequence, lines.take_header_line())
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise BadInput(
-                f"{source}: the gzip data is damaged or cut short ({error}).", remedy="Copy the file again."
-            ) from error
-        except OSError as error:
-            raise BadInput(f"{source}: cannot be read ({error.strerror}).", remedy="Check the file.") from error
+    with opened(source) as binary, reading(source):
+        yield from parse_records(binary, source)
+
+
+def parse_records(binary: BinaryIO, source: str) -> Iterator[FastaRecord]:
+    """The records of a file, or of a stretch of one that begins and ends where a record does."""
+    # newline=None: \n, \r\n and a lone \r all end a line.
+    text = io.TextIOWrapper(binary, encoding="utf-8-sig", errors="surrogateescape", newline=None)
+    lines = _CountedLines(text, source)
+    try:
+        for title, sequence in SimpleFastaParser(cast(TextIO, lines)):
+            yield _record(title, sequence, lines.take_header_line())
+    finally:
+        text.detach()  # the file is its opener's to close
 
 
 class _CountedLines:
@@ -112,19 +82,3 @@ def _record(title: str, sequence: str, line: int) -> FastaRecord:
     words = title.split(None, 1)
     letters = "".join(sequence.split()).encode("ascii", "replace")
     return FastaRecord(words[0] if words else "", title, letters, line)
-
-
-@contextmanager
-def _open_text(source: str) -> Iterator[TextIO]:
-    with ExitStack() as stack:
-        try:
-            raw = sys.stdin.buffer if source == STANDARD_INPUT else stack.enter_context(Path(source).open("rb"))
-        except OSError as error:
-            raise BadInput(
-                f"{source}: cannot be opened ({error.strerror}).", remedy="Check path and permissions."
-            ) from error
-        buffered = cast(io.BufferedReader, raw)
-        is_gzip = buffered.peek(2)[:2] == GZIP_MAGIC
-        binary = stack.enter_context(gzip.GzipFile(fileobj=buffered)) if is_gzip else buffered
-        # newline=None: \n, \r\n and a lone \r all end a line.
-        yield io.TextIOWrapper(cast(BinaryIO, binary), encoding="utf-8-sig", errors="surrogateescape", newline=None)

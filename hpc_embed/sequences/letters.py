@@ -40,6 +40,21 @@ class ResiduePolicy:
         self._upper = case == "upper"
         self._known = known_letters.encode("ascii")
 
+    @property
+    def mapping(self) -> bytes:
+        """What each of the 256 bytes becomes."""
+        return bytes(range(256)).upper() if self._upper else bytes(range(256))
+
+    @property
+    def is_unknown(self) -> bytes:
+        """1 for each byte that the model does not know, after mapping."""
+        return bytes(byte not in self._known for byte in range(256))
+
+    @property
+    def stop(self) -> int:
+        """The letter that is dropped at the end of a record, 0 for none."""
+        return STOP[0] if self._drop_stop else 0
+
     def apply(self, sequence: bytes) -> Residues:
         """The residues of one record."""
         if self._upper:

@@ -1,5 +1,7 @@
 """Overlong records cut into windows that fit the model."""
 
+# N = records, W = windows
+
 from __future__ import annotations
 
 from typing import NamedTuple
@@ -10,26 +12,32 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 
 
-class Window(NamedTuple):
-    """A slice of a record, in residues."""
+class Windows(NamedTuple):
+    """Slices of records, in residues, those of a record one after the other."""
 
-    start: int
-    stop: int
+    record_W: Ints
+    starts_W: Ints
+    lengths_W: Ints
 
 
-def split_windows(length: int, max_residues: int | None, stride: int | None = None) -> list[Window]:
-    """The fewest windows of at most `max_residues`, side by side, their lengths equal to within one.
+def num_windows(lengths_N: Ints, max_residues: int, stride: int | None = None) -> Ints:
+    """The fewest windows, side by side or `stride` apart, that hold records of these lengths."""
+    number_N = -(-lengths_N // max_residues) if stride is None else 1 - (max_residues - lengths_N) // stride
+    return np.maximum(1, number_N)
+
+
+def split_windows(
+    lengths_N: Ints, num_windows_N: Ints, max_residues: int | None = None, stride: int | None = None
+) -> Windows:
+    """Each record in so many windows side by side, their lengths equal to within one.
 
     Equal lengths rather than a short last one: every window then sees the most context it can. With a stride they
     are all of `max_residues`, and begin at most so far from each other.
     """
-    if max_residues is None or length <= max_residues:
-        return [Window(0, length)]
-    number = -(-length // max_residues) if stride is None else 1 - (max_residues - length) // stride
-    starts_W, stops_W = places(
-        np.full(number, length), np.arange(number), np.full(number, number), max_residues, stride
-    )
-    return list(map(Window, starts_W.tolist(), stops_W.tolist()))
+    record_W = np.repeat(np.arange(len(lengths_N)), num_windows_N)
+    place_W = np.arange(len(record_W)) - np.repeat(np.cumsum(num_windows_N) - num_windows_N, num_windows_N)
+    starts_W, stops_W = places(lengths_N[record_W], place_W, num_windows_N[record_W], max_residues, stride)
+    return Windows(record_W, starts_W, stops_W - starts_W)
 
 
 def places(

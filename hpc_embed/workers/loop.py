@@ -22,7 +22,7 @@ from hpc_embed.engine.packing import pack
 from hpc_embed.errors import Interrupted, RunConflict
 from hpc_embed.progress import BatchDone, BudgetHalved, Events, ShardFailed, ShardFinished, ShardStarted
 from hpc_embed.run.files import discard, this_process, write_draft
-from hpc_embed.run.layout import output_path
+from hpc_embed.run.layout import output_path, pieces_folder
 from hpc_embed.run.markers import WorkFacts, is_done, publish_output
 from hpc_embed.run.pieces import Pieces, each_window_once
 from hpc_embed.run.shards import Shard, read_shard
@@ -131,7 +131,7 @@ class Loop:
         if is_done(self.outputs, name, self.fingerprint):
             return lambda: self.events.put(ShardFinished(name, 0, 0))
         shard = read_shard(path)
-        pieces = Pieces(self.work / name, self.fingerprint)
+        pieces = Pieces(pieces_folder(self.work, name), self.fingerprint)
         finished = pieces.finished(self.model.dimension)
         places = [place for place, key in enumerate(shard.windows_N.tolist()) if key not in finished]
         residues_done = sum(map(len, shard.sequences_N)) - sum(len(shard.sequences_N[place]) for place in places)

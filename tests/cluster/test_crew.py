@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hpc_embed.cluster.crew import STOP_SIGNALS, Assignment, Crew
-from hpc_embed.cluster.task import shards_to_do
+from hpc_embed.cluster.task import outlook
 from hpc_embed.config import PlanSettings, WorkSettings
 from hpc_embed.errors import EnvironmentFault, Interrupted
 from hpc_embed.planning.planner import make_plan
@@ -169,6 +169,6 @@ def test_retry_failed_tries_again_what_was_left_aside(tmp_path: Path) -> None:
     for _ in range(3):
         record_failure(layout.outputs, "shard-00001", "out of luck")
     work = WorkSettings(max_tries=3)
-    assert shards_to_do(plan, layout, work) == [0]
-    assert shards_to_do(plan, layout, replace(work, max_tries=4)) == [0, 1]
-    assert shards_to_do(plan, layout, replace(work, retry_failed=True)) == [0, 1]
+    assert outlook(plan, layout, work).to_do == [0]
+    assert outlook(plan, layout, replace(work, max_tries=4)).to_do == [0, 1]
+    assert outlook(plan, layout, replace(work, retry_failed=True)).to_do == [0, 1]

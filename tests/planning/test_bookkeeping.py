@@ -13,7 +13,8 @@ from hpc_embed.errors import RunConflict
 from hpc_embed.planning.forecast import forecast
 from hpc_embed.planning.planner import make_plan
 from hpc_embed.run.layout import RunLayout
-from hpc_embed.run.plan import Embedding, InputFile, Plan, ShardFacts, fingerprint
+from hpc_embed.run.plan import Embedding, InputFile, Plan, fingerprint
+from hpc_embed.run.shard_table import ShardFacts
 from hpc_embed.run.shards import read_shard
 
 RECORDS = b">a first\nMKVLAAGIVG\n>b\nWYVT\n>long\nACDEFGHIKLMNPQRSTVWY\n"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
+import random
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +14,19 @@ import pytest
 
 from hpc_embed.config import PlanSettings
 from hpc_embed.errors import BadInput, RunConflict, UsageError
+from hpc_embed.planning import keys, planner, records, routing, scan
 from hpc_embed.planning.cost import cost_of
 from hpc_embed.planning.forecast import describe, forecast
-from hpc_embed.planning.planner import make_plan, unique_windows
+from hpc_embed.planning.planner import make_plan
+from hpc_embed.planning.scratch import scratch_folder
+from hpc_embed.planning.verdicts import Judge, Judged
 from hpc_embed.registry import find_model
 from hpc_embed.run.layout import RunLayout
-from hpc_embed.run.plan import Plan, read_plan
+from hpc_embed.run.plan import PLAN_FORMAT, Plan, read_plan
 from hpc_embed.run.shards import read_shard
+from hpc_embed.sequences import kernel, sources
+from hpc_embed.sequences.blocks import Block
+from hpc_embed.sequences.fasta import read_fasta
 
 FASTA = b">a first\nMKVLAAGIVG\n>b\nMKVLAAGIVG\n>empty\n>a again\nMKV\n>long\n" + b"MKVLAAGIVGLLLAGCS" * 100 + b"W\n"
 
@@ -30,8 +38,9 @@ def fasta(tmp_path: Path) -> Path:
     return path
 
 
-def plan(fasta: Path, run: Path, **settings: object) -> Plan:
-    chosen = {"fasta": (str(fasta),), "model": "esm2_t6_8M:untrained", "num_shards": 2, **settings}
+def plan(fasta: Path | tuple[str, ...], run: Path, **settings: object) -> Plan:
+    inputs = fasta if isinstance(fasta, tuple) else (str(fasta),)
+    chosen = {"fasta": inputs, "model": "esm2_t6_8M:untrained", "num_shards": 2, **settings}
     return make_plan(PlanSettings(**chosen), RunLayout(run)).plan  # type: ignore[arg-type]
 
 
@@ -111,8 +120,6 @@ def test_other_sequences_or_other_ids_in_the_same_folder_are_refused(fasta: Path
 
 
 def test_other_line_lengths_and_compression_are_the_same_input(fasta: Path, tmp_path: Path) -> None:
-    import gzip
-
     plan(fasta, tmp_path / "run")
     fasta.write_bytes(gzip.compress(FASTA.replace(b"MKVLAAGIVG\n", b"MKVLA\nAGIVG\n")))
     assert plan(fasta, tmp_path / "run") == read_plan(tmp_path / "run" / "plan.json")
@@ -172,7 +179,7 @@ def test_there_are_never_more_shards_than_windows(fasta: Path, tmp_path: Path) -
 def test_a_damaged_plan_is_told_from_a_missing_one(tmp_path: Path) -> None:
     with pytest.raises(RunConflict, match="holds no plan"):
         read_plan(tmp_path / "plan.json")
-    (tmp_path / "plan.json").write_text(json.dumps({"format": 1, "version": "0"}))
+    (tmp_path / "plan.json").write_text(json.dumps({"format": PLAN_FORMAT, "version": "0"}))
     with pytest.raises(RunConflict, match="not a whole plan"):
         read_plan(tmp_path / "plan.json")
 
@@ -196,14 +203,6 @@ def test_forecast_tells_tokens_and_spread(fasta: Path, tmp_path: Path) -> None:
     assert figures.dataset_bytes == 4 * 320 * 5
 
 
-def test_keys_number_unique_windows_in_input_order() -> None:
-    digests = b"".join(bytes([letter]) * 16 for letter in b"zazbaz")
-    firsts, keys = unique_windows(digests)
-    assert firsts.tolist() == [0, 1, 3]
-    assert keys.tolist() == [0, 1, 0, 2, 1, 0]
-    assert np.array_equal(firsts[keys][[0, 2, 5]], [0, 0, 0])
-
-
 def test_the_forecast_is_for_so_many_devices_of_a_kind(fasta: Path, tmp_path: Path) -> None:
     made = plan(fasta, tmp_path / "run")
     one, four = (forecast(made, "r", "cpu", number) for number in (1, 4))
@@ -212,3 +211,123 @@ def test_the_forecast_is_for_so_many_devices_of_a_kind(fasta: Path, tmp_path: Pa
     assert "on 4 cpu cores," in describe(four)
     assert "on one h100," in describe(forecast(made, "r", "h100"))
     assert one.device_seconds > forecast(made, "r", "h100").device_seconds
+
+
+def odd_input(folder: Path) -> tuple[str, ...]:
+    """A plain file of several stretches and a gzip file, with repeated sequences and ids, long and odd records."""
+    draw = random.Random(7)
+    known = ["".join(draw.choices("ACDEFGHIKLMNPQRSTVWY", k=draw.randint(0, 300))) for _ in range(50)]
+    records = [
+        f">p{draw.randint(0, 300)} {draw.choice('eè')}\n{'X' * draw.choice([0, 3000])}{draw.choice(known)}\n"
+        f"{draw.choice(known).lower()}*\n"
+        for _ in range(400)
+    ]
+    (folder / "a.fa").write_text("\n".join(records))
+    (folder / "b.fa.gz").write_bytes(gzip.compress("".join(records[:150]).encode()))
+    return str(folder / "a.fa"), str(folder / "b.fa.gz")
+
+
+@pytest.fixture
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that comes in blocks comes in many."""
+    monkeypatch.setattr(sources, "BLOCK_BYTES", 5000)
+    monkeypatch.setattr(scan, "LEAST_PART_BYTES", 40_000)
+    monkeypatch.setattr(keys, "ROWS_PER_BUCKET", 100)
+    monkeypatch.setattr(keys, "WINDOWS_PER_RANGE", 300)
+    monkeypatch.setattr(records, "ROW_GROUP_ROWS", 64)
+    monkeypatch.setattr(records, "IDS_PER_BUCKET", 100)
+    monkeypatch.setattr(routing, "GROUP_BYTES", 20_000)
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_numbers_of_threads_and_memory_do_not_change_a_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = odd_input(tmp_path)
+    for threads in (1, 2, 8):
+        plan(inputs, tmp_path / str(threads), num_shards=23, plan_threads=threads)
+    monkeypatch.setattr(planner, "MEBIBYTE", 50)  # so that everything goes through files
+    plan(inputs, tmp_path / "files", num_shards=23)
+    for other in ("2", "8", "files"):
+        assert contents(tmp_path / other) == contents(tmp_path / "1")
+    assert not list(tmp_path.glob("*/.planning*"))
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_the_plan_is_what_a_plain_loop_over_the_records_gives(tmp_path: Path) -> None:
+    made = plan(odd_input(tmp_path), tmp_path / "run", num_shards=23)
+    rows = pq.read_table(tmp_path / "run/records.parquet").to_pylist()
+    oracle = [(file, record) for file, path in enumerate(odd_input(tmp_path)) for record in read_fasta(path)]
+    assert [(row["source"], row["id"], row["description"], row["line"]) for row in rows] == [
+        (file, record.id, record.description, record.line) for file, record in oracle
+    ]
+    shards = [read_shard(RunLayout(tmp_path / "run").shard(index)) for index in range(23)]
+    assert all((np.diff(shard.windows_N) > 0).all() for shard in shards)
+    assert [len(shard.windows_N) for shard in shards] == [facts.num_windows for facts in made.shards]
+    assert [sum(map(len, shard.sequences_N)) for shard in shards] == [facts.num_residues for facts in made.shards]
+    by_key = {key: letters for shard in shards for key, letters in zip(*shard, strict=True)}
+    for row, (_, record) in zip(rows, oracle, strict=True):
+        assert b"".join(by_key[key] for key in row["windows"]) == record.sequence.upper().rstrip(b"*")
+    first_seen = dict.fromkeys(by_key[key] for row in rows for key in row["windows"])
+    assert list(first_seen) == [by_key[key] for key in range(len(by_key))]
+    assert made.totals.num_duplicate_ids == len(oracle) - len({record.id for _, record in oracle})
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_without_a_compiler_the_plan_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = odd_input(tmp_path)
+    plan(inputs, tmp_path / "kernel")
+    monkeypatch.setattr(kernel, "_library", lambda: None)
+    plan(inputs, tmp_path / "python")
+    assert contents(tmp_path / "python") == contents(tmp_path / "kernel")
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_an_interrupted_plan_goes_on_with_the_parts_that_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = odd_input(tmp_path)
+    plan(inputs, tmp_path / "whole", plan_threads=1)
+    judge, judged = Judge.judge, []
+
+    def interrupted_judge(self: Judge, block: Block) -> Judged:
+        judged.append(block)
+        if len(judged) == 40:
+            raise KeyboardInterrupt
+        return judge(self, block)
+
+    def counted_judge(self: Judge, block: Block) -> Judged:
+        judged.append(block)
+        return judge(self, block)
+
+    monkeypatch.setattr(Judge, "judge", interrupted_judge)
+    with pytest.raises(KeyboardInterrupt):
+        plan(inputs, tmp_path / "run", plan_threads=1)
+    num_whole = len(list(tmp_path.glob("run/.planning-*/*.json")))
+    assert num_whole > 1
+    judged.clear()
+    monkeypatch.setattr(Judge, "judge", counted_judge)
+    plan(inputs, tmp_path / "run", plan_threads=1)
+    num_again = len(judged)
+    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+    judged.clear()
+    plan(inputs, tmp_path / "other", plan_threads=1)
+    assert num_again <= len(judged) - 5 * num_whole
+
+
+def test_what_an_abandoned_plan_left_goes_away_with_the_next(fasta: Path, tmp_path: Path) -> None:
+    (tmp_path / "run/.planning-of-another").mkdir(parents=True)
+    plan(fasta, tmp_path / "run")
+    assert not list((tmp_path / "run").glob(".planning*"))
+
+
+def test_two_plans_at_a_time_of_one_run_are_refused(
+    fasta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planner, "scratch_key", lambda *_, **__: "same")
+    with scratch_folder(tmp_path / "run", "same"), pytest.raises(RunConflict, match="another `hpc-embed plan`"):
+        plan(fasta, tmp_path / "run")
+
+
+def test_a_record_of_a_million_windows_and_records_of_ten_residues_are_planned(tmp_path: Path) -> None:
+    (tmp_path / "x.fa").write_bytes(b">long\n" + b"MKVLA" * 1_000_000 + b"\n" + b">s\nMKVLAAGIVG\n" * 100_000)
+    made = plan((str(tmp_path / "x.fa"),), tmp_path / "run", max_residues=5)
+    assert (made.totals.num_windows, made.totals.num_unique_windows) == (1_200_000, 2)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from hpc_embed.errors import BadInput, UsageError
-from hpc_embed.sequences.fasta import FastaRecord, expand_inputs, read_fasta
+from hpc_embed.sequences.fasta import FastaRecord, read_fasta
+from hpc_embed.sequences.sources import expand_inputs
 
 
 def read(path: Path, content: bytes) -> list[FastaRecord]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from hpc_embed.registry import DNA_LETTERS, ESM2_LETTERS, Kind
 from hpc_embed.sequences.letters import ResiduePolicy, judge_kind
-from hpc_embed.sequences.windows import split_windows
+from hpc_embed.sequences.windows import num_windows, split_windows
 
 
 @pytest.mark.parametrize(
@@ -51,7 +52,6 @@ def test_kind_is_judged_from_enough_letters_only(letters: bytes, kind: str | Non
 @pytest.mark.parametrize(
     ("length", "limit", "lengths"),
     [
-        (10, None, [10]),
         (10, 10, [10]),
         (11, 10, [5, 6]),
         (1030, 1022, [515, 515]),
@@ -59,9 +59,10 @@ def test_kind_is_judged_from_enough_letters_only(letters: bytes, kind: str | Non
         (1, 1, [1]),
     ],
 )
-def test_overlong_records_are_cut_evenly_and_completely(length: int, limit: int | None, lengths: list[int]) -> None:
-    windows = split_windows(length, limit)
-    assert [window.stop - window.start for window in windows] == lengths
-    assert windows[0].start == 0
-    assert [window.stop for window in windows[:-1]] == [window.start for window in windows[1:]]
-    assert windows[-1].stop == length
+def test_overlong_records_are_cut_evenly_and_completely(length: int, limit: int, lengths: list[int]) -> None:
+    records = np.array([3, length])
+    windows = split_windows(records, num_windows(records, limit))
+    assert windows.record_W.tolist() == [0] * (windows.record_W == 0).sum() + [1] * len(lengths)
+    starts, found = windows.starts_W[windows.record_W == 1], windows.lengths_W[windows.record_W == 1]
+    assert found.tolist() == lengths
+    assert starts.tolist() == (np.cumsum(lengths) - lengths).tolist()

@@ -64,7 +64,9 @@ class SmallRun:
         return {path.name: path.read_bytes() for path in sorted(self.layout.dataset.iterdir())}
 
     def _settings(self) -> PlanSettings:
-        return PlanSettings(fasta=(str(self.fasta),), model="aa_composition", num_shards=NUM_SHARDS, force_kind=True)
+        return PlanSettings(
+            fasta=(str(self.fasta),), model="aa_composition", num_shards=NUM_SHARDS, force_kind=True, plan_threads=1
+        )
 
 
 class Inline:

@@ -1,0 +1,95 @@
+"""Windows brought to their shards: first to groups of shards that fit in memory, then group by group to files."""
+
+# N = unique windows of a block or a group, S = shards
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from hpc_embed.planning.spill import Spill
+from hpc_embed.run.layout import RunLayout
+from hpc_embed.run.shards import write_shard
+from hpc_embed.sequences.kernel import Bytes, Ints
+
+ROUTED = np.dtype([("key", "<i8"), ("length", "<i8"), ("shard", "<i4")])
+GROUP_BYTES = 64 << 20
+"""Letters and rows of one group; a thread that writes its shards takes some three times as much."""
+
+
+class Routing:
+    """The way of the windows to their shards."""
+
+    def __init__(self, bytes_S: NDArray[np.float64], folder: Path, memory_bytes: int) -> None:
+        """`bytes_S`: what the letters and the rows of each shard take."""
+        self._edges = _group_edges(bytes_S)
+        num_groups = len(self._edges) - 1
+        self._group_S = np.repeat(np.arange(num_groups), np.diff(self._edges))
+        self._rows = Spill(folder, "rows", ROUTED, num_groups, memory_bytes // 4)
+        self._letters = Spill(folder, "letters", np.dtype(np.uint8), num_groups, memory_bytes // 2)
+
+    @property
+    def num_groups(self) -> int:
+        return len(self._edges) - 1
+
+    def add(self, keys_N: Ints, lengths_N: Ints, shard_N: NDArray[np.int32], letters: pa.LargeBinaryArray) -> None:
+        """Send windows on their way, in the order of their keys."""
+        rows_N = np.empty(len(keys_N), dtype=ROUTED)
+        rows_N["key"], rows_N["length"], rows_N["shard"] = keys_N, lengths_N, shard_N
+        group_N = self._group_S[shard_N]
+        order_N = np.argsort(group_N.astype(np.uint16), kind="stable")
+        rows_N = rows_N[order_N]
+        content, offsets = _side_by_side(letters.take(pa.array(order_N)))
+        groups, starts = np.unique(group_N[order_N], return_index=True)
+        for group, (start, stop) in zip(groups.tolist(), pairwise([*starts.tolist(), len(rows_N)]), strict=True):
+            self._rows.append(group, rows_N[start:stop])
+            self._letters.append(group, content[offsets[start] : offsets[stop]])
+        self._rows.relieve()
+        self._letters.relieve()
+
+    def write_group(self, group: int, layout: RunLayout, publishers: Executor) -> int:
+        """Write the shards of one group, several at a time since each waits for the disk; how many they are."""
+        rows_N, content = self._rows.take(group), self._letters.take(group)
+        first, stop = int(self._edges[group]), int(self._edges[group + 1])
+        letters = large_binary(content, rows_N["length"])
+        order_N = np.argsort((rows_N["shard"] - first).astype(np.uint16), kind="stable")
+        keys_N, shard_N, letters = rows_N["key"][order_N], rows_N["shard"][order_N], letters.take(pa.array(order_N))
+        edges = np.searchsorted(shard_N, np.arange(first, stop + 1)).tolist()
+        spans = list(zip(range(first, stop), pairwise(edges), strict=True))
+
+        def publish(shard: int, span: tuple[int, int]) -> None:
+            write_shard(layout.shard(shard), keys_N[slice(*span)], letters[slice(*span)])
+
+        for published in [publishers.submit(publish, *one) for one in spans]:
+            published.result()
+        return stop - first
+
+
+def _group_edges(num_bytes_S: NDArray[np.float64]) -> Ints:
+    """Where groups of neighbouring shards begin and end; each is of at most GROUP_BYTES, or a single shard."""
+    edges, so_far = [0], 0
+    for shard, num_bytes in enumerate(num_bytes_S.tolist()):
+        if shard > edges[-1] and (so_far + num_bytes > GROUP_BYTES or shard - edges[-1] >= 1 << 16):
+            edges.append(shard)
+            so_far = 0
+        so_far += num_bytes
+    return np.array([*edges, len(num_bytes_S)])
+
+
+def large_binary(content: Bytes, lengths_N: Ints) -> pa.LargeBinaryArray:
+    """Sequences that stand side by side, as an array of them; nothing is copied."""
+    offsets = np.concatenate(([0], np.cumsum(lengths_N)))
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(content))]
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(lengths_N), buffers)
+
+
+def _side_by_side(letters: pa.LargeBinaryArray) -> tuple[Bytes, Ints]:
+    """Content and offsets of an array that was just made, and so begins at 0."""
+    _, offsets, content = letters.buffers()
+    letters_of_all = np.frombuffer(content, dtype=np.uint8) if content else np.empty(0, dtype=np.uint8)
+    return letters_of_all, np.frombuffer(offsets, dtype=np.int64)[: len(letters) + 1]

@@ -1,0 +1,99 @@
+"""The folder in which a plan is made, found again by the same command after an interruption."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from hpc_embed import __version__
+from hpc_embed.config import PlanSettings
+from hpc_embed.errors import RunConflict, UsageError
+from hpc_embed.registry import Model
+from hpc_embed.run.files import make_folders, remove_leftovers
+from hpc_embed.sequences.sources import STANDARD_INPUT
+
+PREFIX = ".planning-"
+SCAN_VERSION = 1
+"""Raised whenever a part would be written otherwise."""
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+WHAT_COUNTS = ("on_long", "max_residues", "on_invalid", "case")
+"""Settings that decide what a scan writes."""
+
+
+def scratch_key(sources: Sequence[str], model: Model, settings: PlanSettings, *, keeps_letters: bool) -> str:
+    """What a scan depends on: the files as they are, the model's letters, the policies, the code, and the boot of
+    this machine, since parts are not forced to storage and may be lost with its power.
+    """
+    files = [
+        (source, Path(source).stat().st_size, Path(source).stat().st_mtime_ns)
+        for source in sources
+        if source != STANDARD_INPUT
+    ]
+    content = {
+        "files": files,
+        "once": uuid.uuid4().hex if STANDARD_INPUT in sources else "",
+        "model": asdict(model),
+        "settings": [getattr(settings, name) for name in WHAT_COUNTS],
+        "keeps_letters": keeps_letters,
+        "version": [__version__, SCAN_VERSION],
+        "boot": BOOT_ID.read_text() if BOOT_ID.exists() else uuid.uuid4().hex,
+    }
+    return hashlib.sha256(json.dumps(content).encode("utf-8")).hexdigest()[:32]
+
+
+@contextmanager
+def scratch_folder(root: Path, key: str) -> Iterator[Path]:
+    """A folder in the run folder that goes away afterwards, but for an interruption or a full disk.
+
+    Raises RunConflict where another process is at it, UsageError where there can be none.
+    """
+    try:
+        make_folders(root)
+        (root / f"{PREFIX}{key}").mkdir(exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"--run-dir {root}: cannot be made ({error.strerror}).", remedy="Choose another folder."
+        ) from error
+    remove_leftovers(root)
+    for folder in root.glob(f"{PREFIX}*"):
+        if folder.name != f"{PREFIX}{key}":
+            _remove_unless_held(folder)
+    folder = root / f"{PREFIX}{key}"
+    with _held(folder) as is_held:
+        if not is_held:
+            raise RunConflict(f"{root}: another `hpc-embed plan` is at work.", remedy="Wait for it.")
+        try:
+            yield folder
+        except (KeyboardInterrupt, OSError):
+            raise  # the same command goes on from here
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[bool]:
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield True
+        except BlockingIOError:
+            yield False
+
+
+def _remove_unless_held(folder: Path) -> None:
+    """Remove what an earlier plan left that was interrupted and never taken up again."""
+    try:
+        with _held(folder) as is_free:
+            if is_free:
+                shutil.rmtree(folder, ignore_errors=True)
+    except OSError:
+        return

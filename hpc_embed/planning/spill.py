@@ -1,0 +1,88 @@
+"""Rows dealt to buckets, each of which fits in memory though all of them may not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[Any]
+
+
+class Spill:
+    """Rows of one type in numbered buckets; those that wait in memory go to a file each once they are many."""
+
+    def __init__(self, folder: Path, name: str, dtype: np.dtype[Any], num_buckets: int, memory_bytes: int) -> None:
+        self.num_buckets = num_buckets
+        self._folder = folder
+        self._name = name
+        self._dtype = dtype
+        self._memory_bytes = memory_bytes
+        self._waiting: list[list[Rows]] = [[] for _ in range(num_buckets)]
+        self._num_waiting_bytes = 0
+        for bucket in range(num_buckets):
+            self._path(bucket).unlink(missing_ok=True)  # of a try that was interrupted
+
+    def add(self, bucket_N: NDArray[np.integer], rows_N: Rows) -> None:
+        """Add rows to their buckets, which keep them in order."""
+        if self.num_buckets == 1:
+            self.append(0, rows_N)
+            return self.relieve()
+        order_N = np.argsort(bucket_N.astype(np.uint16), kind="stable")  # by radix
+        sorted_N, rows_N = bucket_N[order_N], rows_N[order_N]
+        buckets, starts = np.unique(sorted_N, return_index=True)
+        for bucket, rows in zip(buckets.tolist(), np.split(rows_N, starts[1:]), strict=True):
+            self.append(bucket, rows)
+        return self.relieve()
+
+    def append(self, bucket: int, rows_N: Rows) -> None:
+        """Add rows to one bucket; see `relieve`."""
+        self._waiting[bucket].append(rows_N)
+        self._num_waiting_bytes += rows_N.nbytes
+
+    def relieve(self) -> None:
+        """Write what waits in memory where it has become too much."""
+        if self._num_waiting_bytes > self._memory_bytes:
+            self._write_waiting()
+
+    def take(self, bucket: int) -> Rows:
+        """All rows of a bucket, which are then gone."""
+        path, waiting = self._path(bucket), self._waiting[bucket]
+        num_written = path.stat().st_size // self._dtype.itemsize if path.exists() else 0
+        rows_N = np.empty(num_written + sum(map(len, waiting)), dtype=self._dtype)
+        if num_written:
+            with path.open("rb") as file:
+                num_read = file.readinto(rows_N[:num_written].view(np.uint8).data)
+            assert num_read == num_written * self._dtype.itemsize, f"{path} is shorter than it was"
+            path.unlink()
+        if waiting:
+            np.concatenate(waiting, out=rows_N[num_written:])
+        self._waiting[bucket] = []
+        return rows_N
+
+    def _write_waiting(self) -> None:
+        for bucket, rows in enumerate(self._waiting):
+            if rows:
+                with self._path(bucket).open("ab") as file:
+                    for some in rows:
+                        some.tofile(file)
+                rows.clear()
+        self._num_waiting_bytes = 0
+
+    def _path(self, bucket: int) -> Path:
+        return self._folder / f"{self._name}-{bucket:05d}.spill"
+
+
+def buckets_for(num_rows: int, rows_per_bucket: int) -> int:
+    """A power of two, so that buckets can be told by the first bits of a digest."""
+    return 1 << max(0, (max(num_rows, 1) - 1) // rows_per_bucket).bit_length()
+
+
+def bucket_of(high_N: NDArray[np.uint64], num_buckets: int) -> NDArray[np.int64]:
+    """The bucket of each digest, by its first bits."""
+    bits = num_buckets.bit_length() - 1
+    if bits == 0:
+        return np.zeros(len(high_N), dtype=np.int64)
+    return (high_N >> np.uint64(64 - bits)).astype(np.int64)

@@ -1,0 +1,120 @@
+"""Blocks of records as columns: the kernel parses what is usual, Biopython the records that are not."""
+
+# N = records of a block
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from hpc_embed.sequences import kernel
+from hpc_embed.sequences.fasta import parse_records
+from hpc_embed.sequences.kernel import Bytes, Ints
+from hpc_embed.sequences.sources import BYTE_ORDER_MARK, RECORD_START
+
+BLANK_LINES = re.compile(rb"(?:[ \t\x0b\x0c\x1c-\x1f]*\r?\n)*")
+SEPARATORS = re.compile(rb"\r\n|\r|\n")
+
+
+class Block(NamedTuple):
+    """Some records of a source, one after the other."""
+
+    descriptions: pa.StringArray
+    ids: pa.StringArray
+    lines_N: Ints
+    """Lines of the headers, counted from 0 at the start of the block."""
+    letters: Bytes
+    """As written, without white space, all records side by side."""
+    lengths_N: Ints
+    num_lines: int
+    """Lines of the whole block."""
+
+    @property
+    def starts_N(self) -> Ints:
+        """Where the letters of each record begin."""
+        return np.cumsum(self.lengths_N) - self.lengths_N
+
+
+def parse_block(raw: bytearray, source: str, *, is_first: bool) -> Block:
+    """The records of a block; BadInput where it is the first of its source and not FASTA."""
+    at, num_lines = _skip_blank_lines(raw) if is_first else (0, 0)
+    parts = list(_parse(raw, at, source))
+    return _joined(parts, num_lines)
+
+
+def _skip_blank_lines(raw: bytearray) -> tuple[int, int]:
+    start = len(BYTE_ORDER_MARK) if raw.startswith(BYTE_ORDER_MARK) else 0
+    blank = BLANK_LINES.match(raw, start)
+    assert blank is not None
+    if raw[blank.end() : blank.end() + 1] != b">":
+        return 0, 0  # for Biopython to look at
+    return blank.end(), blank.group().count(b"\n")
+
+
+def _parse(raw: bytearray, at: int, source: str) -> Iterator[Block]:
+    if not kernel.is_available() or raw[at : at + 1] != b">":
+        yield _by_biopython(raw[at:], source)
+        return
+    content = np.frombuffer(raw, dtype=np.uint8)
+    num_left = kernel.count_headers(content[at:])
+    while at < len(raw):
+        usual = kernel.parse(content[at:], num_left)
+        if len(usual.lines_N):
+            yield _of_usual(usual)
+        at, num_left = at + usual.num_bytes, num_left - len(usual.lines_N) - 1
+        if at < len(raw):
+            stop = raw.find(RECORD_START, at) + 1 or len(raw)
+            yield _by_biopython(raw[at:stop], source)
+            at = stop
+
+
+def _of_usual(usual: kernel.Usual) -> Block:
+    return Block(
+        _strings(usual.headers, usual.header_stops_N),
+        _strings(usual.ids, usual.id_stops_N),
+        usual.lines_N,
+        usual.letters,
+        np.diff(usual.letter_stops_N, prepend=0),
+        usual.num_lines,
+    )
+
+
+def _strings(content: Bytes, stops_N: NDArray[np.int32]) -> pa.StringArray:
+    offsets = np.concatenate(([0], stops_N)).astype(np.int32)
+    return pa.StringArray.from_buffers(len(stops_N), pa.py_buffer(offsets), pa.py_buffer(content))
+
+
+def _by_biopython(raw: bytearray, source: str) -> Block:
+    records = list(parse_records(io.BytesIO(raw), source))
+    return Block(
+        pa.array([record.description for record in records], pa.string()),
+        pa.array([record.id for record in records], pa.string()),
+        np.array([record.line - 1 for record in records], dtype=np.int64),
+        np.frombuffer(bytearray(b"".join(record.sequence for record in records)), dtype=np.uint8),
+        np.array([len(record.sequence) for record in records], dtype=np.int64),
+        sum(1 for _ in SEPARATORS.finditer(raw)),
+    )
+
+
+def _joined(parts: list[Block], num_lines: int) -> Block:
+    """One block of several, with so many lines in front."""
+    if len(parts) == 1:
+        return parts[0]._replace(lines_N=parts[0].lines_N + num_lines, num_lines=parts[0].num_lines + num_lines)
+    lines = []
+    for part in parts:
+        lines.append(part.lines_N + num_lines)
+        num_lines += part.num_lines
+    return Block(
+        pa.concat_arrays([part.descriptions for part in parts]),
+        pa.concat_arrays([part.ids for part in parts]),
+        np.concatenate(lines),
+        np.concatenate([part.letters for part in parts]),
+        np.concatenate([part.lengths_N for part in parts]),
+        num_lines,
+    )

@@ -1,0 +1,165 @@
+"""The kernel against Biopython and hashlib: the same records from any bytes, however they are cut into blocks."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpc_embed.errors import BadInput
+from hpc_embed.registry import ESM2_LETTERS
+from hpc_embed.sequences import kernel, sources
+from hpc_embed.sequences.blocks import parse_block
+from hpc_embed.sequences.fasta import FastaRecord, parse_records, read_fasta
+from hpc_embed.sequences.letters import ResiduePolicy
+from hpc_embed.sequences.sources import Stretch, blocks_of, opened, reader, stretch_reader
+
+ODD = [
+    b"",
+    b"\n",
+    b">",
+    b">a",
+    b">a\n",
+    b">\n>\n>",
+    b">a\r\nMK\r\nVL\r\n>b\r\n",
+    b">a\rMK\r>b\rVL",
+    b">a\nMK\r",
+    b">a\nM\rK\n>b\nV\n",
+    b">a\r\r\nMK\n>b\n\r\nV",
+    b">a \t \nM K\tV\x0bL\x1c\n\n\n>b c\x1dd\nV>W\n",
+    b"\xef\xbb\xbf\n \n>a\nM",
+    b"\n\n>a\nM\xffK\n>b\xc3\xa9 x\nV\n>c\nW",
+    b">a\xc2\xa0b\nM\xe2\x80\x83K\xc2\x85V\n>b\n\x00\x01\nV",
+    b">\x1c a\x1fb\nMK",
+    b"> > >\n>>\nM>\n",
+    b">a;b\n;comment\nMK\n",
+    b"MKVL\n",
+    b" >a\nM\n",
+    b"\x85\n>a\nM",
+    b"\r>a\rM",
+    b"LOCUS\n>a\nM\n",
+]
+PIECES = [b"\n", b"\n>", b"\n>", b">", b"\r\n", b"\r", b" ", b"\t", b"\x1c", b"MKVL", b"ACGT" * 40, b"x", b"*", b"\xc3"]
+PIECES += [b"\xa9", b"\xff", b"\x00", b"sp|P1|X some protein"]
+
+
+def generated(count: int) -> Iterator[bytes]:
+    draw = random.Random(11)
+    for _ in range(count):
+        usual = draw.random() < 0.5
+        pieces = PIECES[:4] + PIECES[9:12] if usual else PIECES
+        yield b">" + b"".join(draw.choices(pieces, k=draw.randint(0, 40)))
+
+
+def by_biopython(content: bytes) -> list[FastaRecord] | str:
+    try:
+        return list(parse_records(io.BytesIO(content), "x"))
+    except BadInput as error:
+        return str(error)
+
+
+def in_blocks(content: bytes, block_bytes: int) -> list[FastaRecord] | str:
+    stream = io.BytesIO(content)
+    records: list[FastaRecord] = []
+    line = 1
+    try:
+        for number, raw in enumerate(blocks_of(lambda _: stream.read(block_bytes))):
+            block = parse_block(raw, "x", is_first=number == 0)
+            stops = np.cumsum(block.lengths_N).tolist()
+            for at, (name, description) in enumerate(zip(block.ids, block.descriptions, strict=True)):
+                letters = block.letters[stops[at] - block.lengths_N[at] : stops[at]].tobytes()
+                records.append(FastaRecord(str(name), str(description), letters, int(block.lines_N[at]) + line))
+            line += block.num_lines
+    except BadInput as error:
+        return str(error)
+    return records
+
+
+@pytest.mark.parametrize("block_bytes", [1, 3, 1000])
+@pytest.mark.parametrize("content", ODD)
+def test_odd_files_are_read_as_biopython_reads_them(content: bytes, block_bytes: int) -> None:
+    assert in_blocks(content, block_bytes) == by_biopython(content)
+
+
+def test_ten_thousand_generated_files_are_read_as_biopython_reads_them() -> None:
+    for number, content in enumerate(generated(10_000)):
+        assert in_blocks(content, 1 + number % 50) == by_biopython(content), content
+
+
+def test_there_is_a_kernel_to_test() -> None:
+    assert kernel.is_available(), "no C compiler when the package was installed"
+
+
+@pytest.mark.parametrize("content", [*ODD[5:8], b">a\n" + b"MKVL\n" * 30 + b">b x\nMK\n>c\n\n>d\nV"])
+def test_stretches_of_a_plain_file_give_each_record_once(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "x.fa"
+    path.write_bytes(content)
+    for width in range(1, len(content) + 1):
+        found = b""
+        for start in range(0, len(content), width):
+            with path.open("rb") as file:
+                read = stretch_reader("x", file, Stretch(start, min(start + width, len(content))))
+                found += b"".join(map(bytes, blocks_of(read)))
+        assert found == content
+
+
+def test_a_long_record_is_one_block_though_it_is_read_in_many(tmp_path: Path) -> None:
+    path = tmp_path / "x.fa"
+    path.write_bytes(b">a\n" + b"ACGT\n" * 50_000 + b">b\nA")
+    with opened(str(path)) as file:
+        sizes = [len(raw) for raw in blocks_of(lambda _: reader("x", file)(100))]
+    assert sizes == [250_003, 4]
+
+
+@pytest.mark.parametrize("has_library", [True, False])
+def test_gzip_of_several_members_is_read_with_and_without_the_fast_library(
+    has_library: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.gz"
+    path.write_bytes(gzip.compress(b">a\nM\n") + gzip.compress(b">b\nK\n"))
+    (tmp_path / "cut.gz").write_bytes(gzip.compress(b">a\n" + b"MKVL" * 5000)[:-9])
+    if not has_library:
+        monkeypatch.setattr(sources, "igzip_threaded", None)
+    assert [record.id for record in read_fasta(str(path))] == ["a", "b"]
+    with pytest.raises(BadInput, match="damaged or cut short"):
+        list(read_fasta(str(tmp_path / "cut.gz")))
+
+
+def spans(draw: random.Random) -> tuple[kernel.Bytes, kernel.Ints, kernel.Ints]:
+    lengths = np.array([draw.choice([0, 1, 10, 127, 128, 129, 256, 300]) for _ in range(50)])
+    letters = np.frombuffer(bytearray(draw.choices(b"ACDEacdeJX*.", k=int(lengths.sum()))), dtype=np.uint8)
+    return letters, np.cumsum(lengths) - lengths, lengths
+
+
+@pytest.mark.parametrize("name", ["hpc_embed_digest", "hpc_embed_digest_plain"])
+def test_digests_are_those_of_hashlib(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = kernel._library()
+    assert library is not None
+    monkeypatch.setattr(library, "hpc_embed_digest", getattr(library, name))
+    letters, starts, lengths = spans(random.Random(1))
+    expected = [
+        hashlib.blake2b(letters[start : start + length].tobytes(), digest_size=16).digest()
+        for start, length in zip(starts, lengths, strict=True)
+    ]
+    assert kernel.digests(letters, starts, lengths).tobytes() == b"".join(expected)
+
+
+@pytest.mark.parametrize("case", ["upper", "keep"])
+def test_kernel_and_python_apply_the_policy_alike(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = ResiduePolicy("protein", ESM2_LETTERS, case)  # type: ignore[arg-type]
+    letters, starts, lengths = spans(random.Random(2))
+    ours = letters.copy()
+    applied = kernel.apply_policy(policy, ours, starts, lengths)
+    packed = kernel.pack(ours, starts, applied.lengths_N).tobytes()
+    monkeypatch.setattr(kernel, "_library", lambda: None)
+    oracle = letters.copy()
+    expected = kernel.apply_policy(policy, oracle, starts, lengths)
+    assert [column.tolist() for column in applied] == [column.tolist() for column in expected]
+    assert packed == kernel.pack(oracle, starts, expected.lengths_N).tobytes()
+    assert sum(expected.num_unknown_N) > 0
