@@ -20,7 +20,7 @@ from hpc_embed.errors import BadInput, UsageError
 try:
     from isal import igzip_threaded, isal_zlib  # twice to three times as fast as zlib, in a thread of its own
 except ImportError:
-    igzip_threaded = isal_zlib = None
+    igzip_threaded = isal_zlib = None  # type: ignore[assignment, unused-ignore]
 
 STANDARD_INPUT = "-"
 GZIP_MAGIC = b"\x1f\x8b"
