@@ -8,7 +8,6 @@ import sys
 import traceback
 from argparse import Action
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from functools import cache
@@ -34,7 +33,15 @@ from hpc_embed.config import (
     VerifySettings,
     WorkSettings,
 )
-from hpc_embed.errors import FULL_DISK_REMEDY, EnvironmentFault, HpcEmbedError, Interrupted, UsageError, is_full_disk
+from hpc_embed.errors import (
+    FULL_DISK_REMEDY,
+    EnvironmentFault,
+    HpcEmbedError,
+    Interrupted,
+    UsageError,
+    is_full_disk,
+    no_permission,
+)
 from hpc_embed.run.faults import is_of_the_storage, reason
 
 SETTINGS_FILE = Path("hpc-embed.yaml")
@@ -147,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except PermissionError as error:
         _show_traceback()
-        print(f"hpc-embed: {_no_permission(error)}", file=sys.stderr)
+        print(f"hpc-embed: {no_permission(error)}", file=sys.stderr)
         return EnvironmentFault.exit_code
     except Exception as error:
         _show_traceback()
@@ -336,17 +343,6 @@ def _in_one_line(parser: CommandParser, message: str) -> str:
     key, colon, rest = first.partition(":")
     text = " ".join([key.replace("_", "-") + colon + rest, "; ".join(reasons)])
     return text.strip() + ("" if text.strip().endswith(".") else ".")
-
-
-def _no_permission(error: PermissionError) -> EnvironmentFault:
-    """Whose file it is; a run folder that several users share needs a group and an umask."""
-    place = Path(str(error.filename or "."))
-    owner = ""
-    with suppress(OSError, KeyError):
-        owner = next(f" ({path} belongs to {path.owner()})" for path in (place, *place.parents) if path.exists())
-    return EnvironmentFault(
-        f"{place}: permission denied{owner}.", remedy="docs/slurm.md tells how several users share a run folder."
-    )
 
 
 def _show_traceback() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from contextlib import suppress
+from pathlib import Path
 
 
 class HpcEmbedError(Exception):
@@ -70,3 +72,14 @@ class Interrupted(HpcEmbedError):
     exit_code = 130
     signal_number = 0
     """The signal that asked for it."""
+
+
+def no_permission(error: PermissionError) -> EnvironmentFault:
+    """Whose file it is; a run folder that several users share needs a group and an umask."""
+    place = Path(str(error.filename or "."))
+    owner = ""
+    with suppress(OSError, KeyError):
+        owner = next(f" ({path} belongs to {path.owner()})" for path in (place, *place.parents) if path.exists())
+    return EnvironmentFault(
+        f"{place}: permission denied{owner}.", remedy="docs/slurm.md tells how several users share a run folder."
+    )
