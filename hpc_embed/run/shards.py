@@ -45,8 +45,8 @@ def read_shard(path: Path) -> Shard:
     except FileNotFoundError as error:
         raise RunConflict(f"{path}: no such shard file.", remedy="Run `hpc-embed plan` again.") from error
     except (OSError, pa.ArrowException, ValueError, KeyError) as error:
-        if is_passing(error):
-            raise
+        if is_passing(error) or (isinstance(error, OSError) and error.errno is not None):
+            raise  # of the system, which says nothing about the content
         raise RunConflict(
             f"{path}: damaged ({reason(error)}).", remedy="Delete plan.json and run `hpc-embed plan` again."
         ) from error
