@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from hpc_embed.errors import is_full_disk
 from hpc_embed.run import files
 from hpc_embed.run.faults import patiently
 from hpc_embed.run.files import publish_first, sha256_of_file, write_json
@@ -136,7 +137,9 @@ def read_marker(outputs: Path, shard: str) -> Marker | None:
         content = json.loads(patiently(lambda: files.read_bytes(path), path))
         marker = Marker(**{**content, "facts": WorkFacts(**content["facts"])})
         return marker if marker.shard == shard and _is_well_formed(marker) else None
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        if is_full_disk(error):  # of whoever serves the file; it says nothing about the content
+            raise
         return None
 
 
@@ -199,7 +202,9 @@ def read_failure(outputs: Path, shard: str) -> Failure | None:
         content = json.loads(patiently(lambda: files.read_bytes(path), path))
         failure = Failure(**content)
         return failure if isinstance(failure.reason, str) and type(failure.tries) is int else None
-    except (OSError, ValueError, TypeError, RecursionError):
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        if is_full_disk(error):
+            raise
         return None
 
 

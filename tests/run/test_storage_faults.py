@@ -133,3 +133,11 @@ def test_killed_at_any_moment_a_run_goes_on_to_the_same_bytes(truth: Undisturbed
 def test_a_disk_that_runs_full_or_turns_read_only_costs_nothing_but_time(truth: Undisturbed, tmp_path: Path) -> None:
     assert disks.fill(truth, tmp_path / "full", step_kibibytes=16) >= 3
     disks.turn_read_only(truth, tmp_path / "read-only")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_server_does_not_make_a_file_that_is_read_damaged_or_absent(
+    number: int, truth: Undisturbed, tmp_path: Path
+) -> None:
+    for at in range(truth.num_readings // 2, truth.num_readings, 3):
+        check(Scenario(Fault(at, "fails", number, is_reading=True)), truth, tmp_path / "run")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import multiprocessing
 import os
 import sys
@@ -22,8 +23,8 @@ def main() -> int:
     parser.add_argument("--command-kills", type=int, default=50, help="of hpc-embed local and its workers")
     parser.add_argument("--every", type=int, default=1, help="take one scenario in so many")
     chosen = parser.parse_args()
-    sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115 - progress lines of thousands of runs
-    with tempfile.TemporaryDirectory() as name:
+    quiet = Path(os.devnull).open("w")  # noqa: SIM115 - progress lines of thousands of runs
+    with quiet, contextlib.redirect_stderr(quiet), tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         truth = enumeration.undisturbed(folder / "truth")
         tell(f"{len(truth.operations)} operations and {truth.num_readings} readings in a run")
