@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
 
-.PHONY: demo test bench slurm cluster container image setup setup-test packages lint docs clean
+.PHONY: demo test torture mutants fuzz bench slurm slurm-matrix cluster container image setup setup-test packages lint docs clean
 
 demo: setup  ## Embed examples/ offline: composition, untrained ESM-2 8M, untrained DNABERT-S
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
@@ -15,6 +15,9 @@ test: setup-test lint  ## Everything; what a machine lacks is skipped with the r
 
 slurm: setup-test  ## The tests on a real Slurm alone
 	$(PYTEST) tests/slurm --durations=0 --capture=no
+
+slurm-matrix: setup-test  ## The long ones: what happens times how the site is set up
+	$(PYTEST) tests/slurm -m matrix --durations=0
 
 cluster: setup-test  ## A Slurm of three nodes to play with, in ./cluster; take it down with tests/slurm/cluster.sh
 	tests/slurm/cluster.sh up cluster
@@ -30,6 +33,9 @@ bench: setup-test .venv-esm-cpp/.installed  ## Every benchmark that needs no GPU
 	$(PYTHON) -m venv .venv-esm-cpp
 	-.venv-esm-cpp/bin/pip install --quiet --disable-pip-version-check esm-cpp==0.2.1
 	touch $@
+
+torture: setup-test  ## Every storage fault, twins interleaved, hundreds of kills, disks that run full: half an hour
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture
 
 image: setup  ## hpc_embed.sif; LOCK=lock-cpu.txt for one without CUDA
 	PYTHON=$(BIN)/python bash container/build.sh

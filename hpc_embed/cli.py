@@ -20,6 +20,8 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_pa
 
 from hpc_embed import __version__
 from hpc_embed.config import (
+    CheckSettings,
+    DoctorSettings,
     GatherSettings,
     OutputSettings,
     PlanSettings,
@@ -32,7 +34,7 @@ from hpc_embed.config import (
     WorkSettings,
 )
 from hpc_embed.errors import FULL_DISK_REMEDY, EnvironmentFault, HpcEmbedError, Interrupted, UsageError, is_full_disk
-from hpc_embed.run.faults import is_passing, reason
+from hpc_embed.run.faults import is_of_the_storage, reason
 
 SETTINGS_FILE = Path("hpc-embed.yaml")
 SETTINGS_VARIABLE = "HPC_EMBED_SETTINGS"
@@ -81,7 +83,11 @@ COMMANDS = (
         "Hand a planned run to Slurm: an array of tasks, and a gather job after it.",
         (RunSettings, SubmitSettings, WorkSettings, GatherSettings, OutputSettings),
     ),
-    Command("gather", "Check every output and write the dataset.", (RunSettings, GatherSettings, OutputSettings)),
+    Command(
+        "gather",
+        "Check every output and write the dataset, or with --check prove it again.",
+        (RunSettings, GatherSettings, CheckSettings, OutputSettings),
+    ),
     Command("status", "Tell how far a run is.", (RunSettings, StatusSettings, OutputSettings)),
     Command(
         "stage-model",
@@ -94,7 +100,11 @@ COMMANDS = (
         (VerifySettings, OutputSettings),
     ),
     Command("models", "List the models.", (OutputSettings,)),
-    Command("doctor", "Tell what this machine can do, and what is missing.", (OutputSettings,)),
+    Command(
+        "doctor",
+        "Tell what this machine or this Slurm site can do, and what is missing.",
+        (RunSettings, DoctorSettings, SubmitSettings, OutputSettings),
+    ),
 )
 
 
@@ -137,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             place = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
             print(f"hpc-embed: {place}no space left. {FULL_DISK_REMEDY}", file=sys.stderr)
             return EnvironmentFault.exit_code
-        if is_passing(error):
+        if is_of_the_storage(error):
             place = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
             print(f"hpc-embed: {place}{reason(error)}. The same command goes on once that is mended.", file=sys.stderr)
             return EnvironmentFault.exit_code

@@ -94,6 +94,16 @@ class GatherSettings:
     wait_seconds: NonNegativeFloat | None = None
     """How long to look for what another node may just have published [default: 90 in a Slurm job or on storage that
     several nodes share, else 0]."""
+    mixed_precision: bool = False
+    """Take shards that were embedded in different precisions into one dataset."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckSettings:
+    """Whether to look only"""
+
+    check: bool = False
+    """Prove that the dataset is still what was gathered, part by part, and write nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +148,18 @@ class StatusSettings:
     """Show it again and again until the run is over: gathered, or nothing of it waits or runs any more."""
     watch_seconds: PositiveFloat = 5.0
     """How often."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorSettings:
+    """What is looked at"""
+
+    cluster: bool = False
+    """This Slurm site: version, limits, preemption, privacy, partitions, the run folder's storage."""
+    rehearse: bool = False
+    """Try this site with a tiny run in which one task is killed and one requeued; takes the options of submit."""
+    rehearse_minutes: PositiveFloat = 15.0
+    """How long the queue may take for the rehearsal."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -176,6 +176,8 @@ def opening_lines(settings: SubmitSettings, folder: Path, max_tries: int) -> lis
         f"export HPC_EMBED_MAX_TRIES={max_tries}",
         f'export {WORD_VARIABLE}={shlex.quote(str(folder))}/"{job}.word"',
         f"export {STOP_VARIABLE}=$(($(date +%s) + {seconds}))",
+        # from 22.05 to 23.02 srun takes no notice of the job's own number of cores
+        'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"',
         "trap : TERM  # meant for the task; this script has something to do after it",
     ]
 

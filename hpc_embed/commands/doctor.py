@@ -1,4 +1,4 @@
-"""`hpc-embed doctor`: what this machine can do, and what is missing."""
+"""`hpc-embed doctor`: what this machine, or this Slurm site, can do, and what is missing."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from hpc_embed import __version__
+from hpc_embed.cluster.rehearsal import rehearse
+from hpc_embed.cluster.site import Finding, describe_site, file_system
 from hpc_embed.commands.printing import print_json, print_table
-from hpc_embed.config import OutputSettings
+from hpc_embed.config import DoctorSettings, OutputSettings, RunSettings, SubmitSettings
+from hpc_embed.errors import EnvironmentFault
 
 PACKAGES = (
     "torch",
@@ -30,17 +34,41 @@ PACKAGES = (
 PROBE = "import json; from hpc_embed.engine.device import facts; print(json.dumps(facts()))"
 
 
-class Finding(NamedTuple):
-    """One line of the doctor's."""
+def run(where: RunSettings, settings: DoctorSettings, slurm: SubmitSettings, output: OutputSettings) -> int:
+    """Print what was found. The exit code is 0, since nothing here stops every kind of run, but for a rehearsal's."""
+    if settings.rehearse:
+        name = f"rehearsal-{time.strftime('%Y%m%d-%H%M%S')}"
+        steps = rehearse(Path(where.run_dir).absolute().parent / name, slurm, settings.rehearse_minutes)
+        findings = list(_told(steps, output.json))
+        return 0 if findings[-1].is_well else EnvironmentFault.exit_code
+    findings = _site(Path(where.run_dir)) if settings.cluster else _machine()
+    if output.json:
+        print_json([finding._asdict() for finding in findings])
+    else:
+        rows = [("ok" if f.is_well else "look", f.what, f.detail) for f in findings]
+        print_table(("", "what", "detail"), rows)
+    return 0
 
-    what: str
-    is_well: bool
-    detail: str
+
+def _told(steps: Iterator[Finding], as_json: bool) -> Iterator[Finding]:
+    """Print each step as it comes: the queue may take its time."""
+    for step in steps:
+        if as_json:
+            print_json(step._asdict(), one_line=True)
+        else:
+            print(f"{'ok' if step.is_well else 'FAILED':<8}{step.what:<14}{step.detail}", flush=True)
+        yield step
 
 
-def run(output: OutputSettings) -> int:
-    """Print what was found; the exit code is 0, since nothing here stops every kind of run."""
-    findings = [
+def _site(run_dir: Path) -> list[Finding]:
+    try:
+        return describe_site(run_dir)
+    except EnvironmentFault as error:
+        return [Finding("Slurm", False, str(error)), file_system(run_dir)]
+
+
+def _machine() -> list[Finding]:
+    return [
         _python(),
         *map(_package, PACKAGES),
         *_devices(),
@@ -48,12 +76,6 @@ def run(output: OutputSettings) -> int:
         *map(_program, ("sbatch", "sacct", "apptainer")),
         _cache(),
     ]
-    if output.json:
-        print_json([finding._asdict() for finding in findings])
-    else:
-        rows = [("ok" if f.is_well else "missing", f.what, f.detail) for f in findings]
-        print_table(("", "what", "detail"), rows)
-    return 0
 
 
 def _python() -> Finding:

@@ -5,21 +5,33 @@ from __future__ import annotations
 from pathlib import Path
 
 from hpc_embed.commands.printing import print_json
-from hpc_embed.config import GatherSettings, OutputSettings, RunSettings
+from hpc_embed.config import CheckSettings, GatherSettings, OutputSettings, RunSettings
 from hpc_embed.errors import Incomplete
 from hpc_embed.progress import format_seconds
+from hpc_embed.results.checking import Checked, check
 from hpc_embed.results.gather import Gathered, gather
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.plan import Plan, read_plan
 
 
-def run(where: RunSettings, settings: GatherSettings, output: OutputSettings) -> int:
-    """Gather, and print what the dataset holds."""
+def run(where: RunSettings, settings: GatherSettings, looking: CheckSettings, output: OutputSettings) -> int:
+    """Gather, and print what the dataset holds; or prove what was gathered before."""
     layout = RunLayout(Path(where.run_dir))
+    if looking.check:
+        _print_proof(check(layout), output.json)
+        return 0
     plan = read_plan(layout.plan)
     gathered = gather(plan, layout, settings)
     report(gathered, plan, output.json)
     return exit_code(gathered)
+
+
+def _print_proof(checked: Checked, as_json: bool) -> None:
+    if as_json:
+        print_json(checked._asdict())
+        return
+    print(f"dataset {checked.dataset}: {checked.num_records:,} records in {checked.num_parts} parts, as gathered")
+    print(f"fingerprint {checked.fingerprint}, {', '.join(checked.versions)}")
 
 
 def report(gathered: Gathered, plan: Plan, as_json: bool) -> None:

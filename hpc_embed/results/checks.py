@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from hpc_embed.errors import EnvironmentFault
 from hpc_embed.progress import Counting
 from hpc_embed.registry import PER_TOKEN
+from hpc_embed.run.canary import Canary, odd_ones
 from hpc_embed.run.faults import patiently
 from hpc_embed.run.files import discard, sha256_of_file, temporary_sibling
 from hpc_embed.run.layout import RunLayout, shard_name
@@ -125,6 +126,21 @@ def _take_shard(plan: Plan, layout: RunLayout, index: int, into: WindowVectors) 
         withdraw(layout.outputs, name, judged)
         return f"output was damaged and is withdrawn ({error})"
     return marker
+
+
+def withdraw_odd(layout: RunLayout, markers: Sequence[Marker]) -> dict[str, str]:
+    """Withdraw what devices embedded whose canary lies beyond the bound from the others'; the reason by shard."""
+    canaries = [Canary(marker.facts.precision, marker.facts.canary) for marker in markers]
+    problems: dict[str, str] = {}
+    for place, distance in odd_ones(canaries).items():
+        shard, facts = markers[place].shard, markers[place].facts
+        problems[shard] = (
+            f"is withdrawn: {facts.device} of {facts.process} computes wrongly, its canary is {distance:.0%} off"
+        )
+        with suppress(FileNotFoundError):  # a twin was faster
+            judged = patiently(lambda shard=shard: judge(layout.outputs, shard), layout.outputs)  # type: ignore[misc]
+            withdraw(layout.outputs, shard, judged)
+    return problems
 
 
 def _has_changed(layout: RunLayout, name: str, judged: Judged) -> bool:

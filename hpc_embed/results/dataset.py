@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +36,40 @@ class Rows(NamedTuple):
     """Reason by place in the block, for records with a window that failed."""
 
 
+class Part(NamedTuple):
+    """What dataset.json tells of a part."""
+
+    rows: int
+    num_bytes: int
+    sha256: str
+
+
+class Written(NamedTuple):
+    """What was written."""
+
+    statuses: Counter[str]
+    """How many records have each status."""
+    parts: dict[str, Part]
+    """By name."""
+
+
+class Hashed(io.RawIOBase):
+    """A file that is written from its begin to its end, and the digest of what went into it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.digest, self.num_bytes = hashlib.sha256(), 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: Any) -> int:
+        self.digest.update(content)
+        self.num_bytes += len(content)
+        self._file.write(content)
+        return len(content)
+
+
 def dataset_schema(dimension: int, dtype: str, metadata: Mapping[str, object], *, is_per_token: bool) -> pa.Schema:
     """Columns of the dataset; the metadata stand as JSON under `hpc_embed`."""
     vector = pa.list_(pa.field("element", NUMBERS[dtype]), dimension)
@@ -52,31 +88,45 @@ def dataset_schema(dimension: int, dtype: str, metadata: Mapping[str, object], *
 
 def write_parts(
     folder: Path, records: Path, windows: WindowVectors, pooling: str, schema: pa.Schema, part_mebibytes: int
-) -> Counter[str]:
-    """Write the parts into `folder`, in input order; how many records have each status."""
+) -> Written:
+    """Write the parts into `folder`, in input order."""
     width = windows.vectors_RD.shape[1] * _number_type(schema).bit_width // 8
     vectors_per_record = max(1, windows.num_rows // max(len(windows.num_tokens_U), 1)) if windows.is_per_token else 1
     rows_per_group = max(1, ROW_GROUP_ROWS // vectors_per_record)
     group_bytes = width * vectors_per_record * rows_per_group
     rows_per_part = max(1, part_mebibytes * MEBIBYTE // group_bytes) * rows_per_group
     statuses: Counter[str] = Counter()
+    parts: dict[str, Part] = {}
+    hashed: Hashed | None = None
     writer: pq.ParquetWriter | None = None
-    rows_in_part = num_parts = 0
+    rows_in_part = 0
     with ExitStack() as part:
         for batch in _blocks(records, rows_per_group):
-            if writer is None or rows_in_part >= rows_per_part:
+            if writer is None or hashed is None or rows_in_part >= rows_per_part:
                 part.close()
-                file = part.enter_context(new_file(folder / f"part-{num_parts:05d}.parquet"))
-                writer = part.enter_context(_part_writer(file, schema))
-                rows_in_part, num_parts = 0, num_parts + 1
+                _note_part(parts, hashed, rows_in_part)
+                hashed = Hashed(part.enter_context(new_file(folder / part_name(len(parts)))))
+                writer = part.enter_context(_part_writer(hashed, schema))
+                rows_in_part = 0
             table = _table(batch, records_to_rows(batch["windows"], windows, pooling), schema)
             statuses.update(table["status"].to_pylist())
             writer.write_table(table, row_group_size=rows_per_group)
             rows_in_part += len(batch)
-    return statuses
+    _note_part(parts, hashed, rows_in_part)
+    return Written(statuses, parts)
 
 
-def _part_writer(file: BinaryIO, schema: pa.Schema) -> pq.ParquetWriter:
+def _note_part(parts: dict[str, Part], hashed: Hashed | None, rows: int) -> None:
+    if hashed is not None:
+        parts[part_name(len(parts))] = Part(rows, hashed.num_bytes, hashed.digest.hexdigest())
+
+
+def part_name(index: int) -> str:
+    """`part-00003.parquet`."""
+    return f"part-{index:05d}.parquet"
+
+
+def _part_writer(file: Hashed, schema: pa.Schema) -> pq.ParquetWriter:
     return pq.ParquetWriter(
         file,
         schema,

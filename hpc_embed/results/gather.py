@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import Counter
 from dataclasses import asdict
 from typing import NamedTuple
 
 from hpc_embed import __version__
 from hpc_embed.config import GatherSettings
-from hpc_embed.errors import EnvironmentFault, Incomplete
-from hpc_embed.progress import counting, note
-from hpc_embed.results.checks import Problems, WindowVectors, collect, room_for_vectors
+from hpc_embed.errors import EnvironmentFault, Incomplete, RunConflict
+from hpc_embed.progress import counting
+from hpc_embed.results.checks import Problems, WindowVectors, collect, room_for_vectors, withdraw_odd
 from hpc_embed.results.dataset import dataset_schema, write_parts
 from hpc_embed.results.waiting import wait_for_markers
 from hpc_embed.run.files import remove, remove_leftovers, whole_folder, write_json
@@ -46,7 +47,9 @@ def gather(plan: Plan, layout: RunLayout, settings: GatherSettings) -> Gathered:
         room_for_vectors(plan, layout, settings.memory_mebibytes) as windows,
         counting("gathering", plan.totals.num_unique_windows, "windows") as count,
     ):
-        _refuse(collect(plan, layout, windows, count), len(plan.shards))
+        problems = collect(plan, layout, windows, count)
+        problems.missing.update(withdraw_odd(layout, windows.markers))
+        _refuse(problems, len(plan.shards))
         facts = _facts(plan, windows, settings)
         if (found := _existing(layout, facts)) is not None:
             return found._replace(seconds=time.monotonic() - started)
@@ -54,11 +57,12 @@ def gather(plan: Plan, layout: RunLayout, settings: GatherSettings) -> Gathered:
         with whole_folder(layout.dataset) as folder:
             shared, is_per_token = _for_parts(facts), windows.is_per_token
             schema = dataset_schema(plan.dimension, settings.dtype, shared, is_per_token=is_per_token)
-            statuses = write_parts(
+            statuses, parts = write_parts(
                 folder, layout.records, windows, plan.embedding.pooling, schema, settings.part_mebibytes
             )
             _prove(plan, dict(statuses))
         content = {**facts, "num_records": statuses.total(), "statuses": dict(sorted(statuses.items()))}
+        content["parts"] = {name: part._asdict() for name, part in parts.items()}
         write_json(layout.dataset_facts, content)
     result = _existing(layout, facts)
     assert result is not None
@@ -84,11 +88,12 @@ def _named(problems: dict[str, str]) -> str:
 
 
 def _facts(plan: Plan, windows: WindowVectors, settings: GatherSettings) -> dict[str, object]:
-    precisions = sorted({marker.facts.precision for marker in windows.markers})
-    if len(precisions) > 1:
-        note(
-            f"warning: shards were embedded in different precisions ({', '.join(precisions)}); "
-            "plan with --precision to have one."
+    precisions = Counter(marker.facts.precision for marker in windows.markers)
+    if len(precisions) > 1 and not settings.mixed_precision:
+        numbers = ", ".join(f"{count} in {name}" for name, count in sorted(precisions.items()))
+        raise RunConflict(
+            f"shards were embedded in different precisions ({numbers}).",
+            remedy="Plan with --precision into another --run-dir, or take them together with --mixed-precision.",
         )
     versions = sorted({f"{name} {version}" for m in windows.markers for name, version in m.facts.versions.items()})
     digest = hashlib.sha256("\n".join(marker.sha256 for marker in windows.markers).encode("ascii"))
@@ -100,7 +105,7 @@ def _facts(plan: Plan, windows: WindowVectors, settings: GatherSettings) -> dict
         "model_digest": plan.model.digest,
         "pooling": plan.embedding.pooling,
         "layer": plan.embedding.layer,
-        "precision": ",".join(precisions),
+        "precision": ",".join(sorted(precisions)),
         "dimension": plan.dimension,
         "dtype": settings.dtype,
         "fingerprint": plan.fingerprint,

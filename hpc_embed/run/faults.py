@@ -30,6 +30,11 @@ def is_passing(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno is not None and error.errno not in LASTING
 
 
+def is_of_the_storage(error: BaseException) -> bool:
+    """True for what a user mends outside of the program: a fault that may pass, or a read-only file system."""
+    return is_passing(error) or (isinstance(error, OSError) and error.errno == errno.EROFS)
+
+
 def patiently(work: Callable[[], T], place: object) -> T:
     """What `work` returns; a passing fault is waited out with growing pauses.
 

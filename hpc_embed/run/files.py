@@ -192,9 +192,15 @@ def make_folders(path: Path) -> None:
         missing.append(path)
         path = path.parent
     for folder in reversed(missing):
+        make_folder(folder)
+
+
+def make_folder(path: Path) -> None:
+    """This folder alone, where it is not there yet; FileNotFoundError where the one above it is gone."""
+    if not exists(path):
         with suppress(FileExistsError):
-            storage.make_folder(folder)
-        storage.sync_folder(folder.parent)
+            storage.make_folder(path)
+        storage.sync_folder(path.parent)
 
 
 def exists(path: Path) -> bool:

@@ -37,6 +37,8 @@ class WorkFacts:
     """Real tokens over computed tokens."""
     token_budget: int
     peak_memory_bytes: int
+    canary: str = ""
+    """What the worker made of the canary before anything else, see run/canary.py."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +142,8 @@ def read_marker(outputs: Path, shard: str) -> Marker | None:
 
 def _is_well_formed(marker: Marker) -> bool:
     """Numbers are numbers and reasons words: anybody may have written the file."""
-    texts = (marker.sha256, marker.fingerprint, marker.facts.device, marker.facts.precision, marker.facts.process)
+    facts = marker.facts
+    texts = (marker.sha256, marker.fingerprint, facts.device, facts.precision, facts.process, facts.canary)
     numbers = (marker.rows, marker.num_bytes, marker.facts.num_windows_computed)
     return (
         all(isinstance(text, str) for text in texts)

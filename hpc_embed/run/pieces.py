@@ -32,8 +32,7 @@ class Pieces:
 
     def publish(self, rows: Vectors) -> None:
         """Make one more piece appear."""
-        with suppress(FileExistsError):  # but not those above: the run folder may have been removed
-            files.storage.make_folder(self._folder)
+        files.make_folder(self._folder)
         self._num_published += 1
 
         def write(file: BinaryIO) -> None:

@@ -12,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpc_embed.progress import Events, WorkerReady
+from hpc_embed.registry import find_model
+from hpc_embed.run.canary import SEQUENCES, encode
+from hpc_embed.run.files import make_folder
 from hpc_embed.run.identity import ModelIdentity
 from hpc_embed.run.plan import Embedding
 
@@ -141,8 +144,9 @@ class BaseEmbeddingWorker(ABC):
 
         events = events or _Nowhere()
         work = work_dir or output_dir / "work"
-        work.mkdir(exist_ok=True)  # here and not with each piece: a run folder that is moved away must not grow again
+        make_folder(work)  # here and not with each piece: a run folder that is moved away must not grow again
         model = self.load(device_id)
+        canary = self._canary(model)
         token_budget = batch_size or model.measure_token_budget()
         events.put(WorkerReady(model.device, model.precision, token_budget, model.dimension))
         with ThreadPoolExecutor(1, "pieces") as writer:
@@ -156,8 +160,14 @@ class BaseEmbeddingWorker(ABC):
                 events=events,
                 should_stop=should_stop,
                 writer=writer,
+                canary=canary,
             )
             return loop.embed_shards(file_subset)
+
+    def _canary(self, model: LoadedModel) -> str:
+        """What this device makes of the one window that every worker embeds; without pooling, the mean of its rows."""
+        sequence = SEQUENCES[find_model(self.identity.registry_name).kind]
+        return encode(model.start(model.tokenise([sequence]))().vectors_BD.mean(axis=0))
 
 
 class _Nowhere:

@@ -82,6 +82,8 @@ class Loop:
     should_stop: Callable[[], bool]
     writer: ThreadPoolExecutor
     """One thread, which writes pieces beside the device."""
+    canary: str = ""
+    """What the model made of the canary."""
 
     def embed_shards(self, paths: Iterable[Path | None]) -> Outcome:
         """Embed shards one after the other, each published in a thread beside the embedding of the next.
@@ -298,6 +300,7 @@ class Loop:
             padding_efficiency=round(progress.num_tokens / max(progress.num_computed_tokens, 1), 6),
             token_budget=self.token_budget,
             peak_memory_bytes=self.model.peak_memory_bytes(),
+            canary=self.canary,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,8 +29,15 @@ FASTA = b">a\nMKVLAAGIVG\n>b\nMKVLAAGIVG\n>empty\n>a\nMKV\n>long\n" + b"MKVLAAGI
 
 
 @pytest.fixture
-def done(tmp_path: Path) -> tuple[Plan, RunLayout]:
+def done(tmp_path: Path, done_once: tuple[Plan, Path]) -> tuple[Plan, RunLayout]:
     """A run of three shards, embedded and not gathered; the long record is two windows."""
+    shutil.copytree(done_once[1], tmp_path, dirs_exist_ok=True)
+    return done_once[0], RunLayout(tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def done_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Path]:
+    tmp_path = tmp_path_factory.mktemp("done")
     (tmp_path / "in.fa").write_bytes(FASTA)
     layout = RunLayout(tmp_path / "run")
     settings = PlanSettings(
@@ -38,7 +46,7 @@ def done(tmp_path: Path) -> tuple[Plan, RunLayout]:
     plan = make_plan(settings, layout).plan
     result = embed_shards(plan, layout, range(3), WorkSettings(), ["cpu"])
     assert not result.failed
-    return plan, layout
+    return plan, tmp_path
 
 
 def rewrite(layout: RunLayout, index: int, change: Callable[[Vectors], Vectors]) -> None:
@@ -182,8 +190,15 @@ def test_a_failed_window_fails_its_records_and_no_others(done: tuple[Plan, RunLa
 
 
 @pytest.fixture
-def per_token(tmp_path: Path) -> tuple[Plan, RunLayout]:
+def per_token(tmp_path: Path, per_token_once: tuple[Plan, Path]) -> tuple[Plan, RunLayout]:
     """The same records with a vector for each residue, beside the run whose vectors are their means."""
+    shutil.copytree(per_token_once[1], tmp_path, dirs_exist_ok=True)
+    return per_token_once[0], RunLayout(tmp_path / "per_token")
+
+
+@pytest.fixture(scope="module")
+def per_token_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Path]:
+    tmp_path = tmp_path_factory.mktemp("per_token")
     (tmp_path / "in.fa").write_bytes(FASTA)
     for pooling in ("mean", "per_token"):
         layout = RunLayout(tmp_path / pooling)
@@ -199,7 +214,7 @@ def per_token(tmp_path: Path) -> tuple[Plan, RunLayout]:
         assert not embed_shards(plan, layout, range(2), WorkSettings(workers=1), ["cpu"]).failed
     gather_means = make_plan(replace(settings, pooling="mean"), RunLayout(tmp_path / "mean")).plan
     gather(gather_means, RunLayout(tmp_path / "mean"), GatherSettings())
-    return plan, layout
+    return plan, tmp_path
 
 
 def test_per_token_a_record_has_a_vector_for_each_residue_and_their_mean_is_the_mean(

@@ -190,6 +190,7 @@ def test_pieces_that_cannot_be_read_for_now_stay(
 ) -> None:
     from tests.workers.test_loop import rows_of
 
+    (tmp_path / "work").mkdir()
     pieces = Pieces(tmp_path / "work" / "shard-00000", "f")
     pieces.publish(rows_of(1, 2))
     monkeypatch.setattr(files, "storage", Failing(".parquet", FAULTS[fault]))
@@ -204,6 +205,7 @@ def test_pieces_that_prove_false_are_set_aside_and_not_served(damage: str, tmp_p
     from tests.workers.test_loop import rows_of
 
     folder = tmp_path / "work" / "shard-00000"
+    folder.parent.mkdir()
     Pieces(folder, "g" if damage == "foreign" else "f").publish(rows_of(1, 2))
     (piece,) = folder.iterdir()
     if damage == "cut":

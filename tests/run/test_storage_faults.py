@@ -6,6 +6,7 @@ Here a part of what `make torture` does: each operation and each reading with a 
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -16,6 +17,7 @@ from hpc_embed.config import GatherSettings
 from hpc_embed.errors import EnvironmentFault
 from hpc_embed.results.gather import gather
 from hpc_embed.run.plan import read_plan
+from tests.torture import disks, interleavings, kills
 from tests.torture.enumeration import Loss, Scenario, Undisturbed, check, scenarios, undisturbed
 from tests.torture.small_run import SmallRun, on
 from tests.torture.storage import Crash, Fault, FaultyStorage
@@ -113,3 +115,20 @@ def test_after_a_fault_that_stays_nothing_is_withdrawn_and_the_fault_is_told(tmp
             with on(storage, run), pytest.raises((EnvironmentFault, OSError)):
                 gather(read_plan(run.layout.plan), run.layout, GatherSettings(wait_seconds=0))
             assert sorted(path.name for path in run.layout.outputs.iterdir()) == before
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_twins_in_any_order_leave_one_output_and_compute_nothing_for_a_third(
+    seed: int, truth: Undisturbed, tmp_path: Path
+) -> None:
+    assert interleavings.check(seed, truth, tmp_path / "twins") > 100
+
+
+def test_killed_at_any_moment_a_run_goes_on_to_the_same_bytes(truth: Undisturbed, tmp_path: Path) -> None:
+    assert kills.kill_forks(15, 7, truth, tmp_path / "forks").num_kills == 15
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small disk")
+def test_a_disk_that_runs_full_or_turns_read_only_costs_nothing_but_time(truth: Undisturbed, tmp_path: Path) -> None:
+    assert disks.fill(truth, tmp_path / "full", step_kibibytes=16) >= 3
+    disks.turn_read_only(truth, tmp_path / "read-only")

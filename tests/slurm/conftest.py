@@ -13,9 +13,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from numpy.typing import NDArray
 
 from tests.conftest import REPOSITORY, Run
 
@@ -192,24 +196,26 @@ UserRun = Callable[[str], Run]
 def run_as(cluster: Cluster, tmp_path: Path, python_for_users: str) -> UserRun:
     """`run_as("hpce-ben")("status", code=4)`: a command of hpc-embed, by that user, in the project folder."""
 
-    def by(name: str) -> Run:
-        def call(*arguments: object, code: int = 0, **options: object) -> subprocess.CompletedProcess[str]:
-            own(tmp_path)
-            umask = options.pop("umask", "022")
-            environment: dict[str, str] = {"PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-            environment |= {**cluster.env, **options.pop("env", {})}  # type: ignore[dict-item]
-            words = [python_for_users, "-m", "hpc_embed", *map(str, arguments)]
-            with_umask = ["sh", "-c", f'umask {umask}; exec "$@"', "sh", *words]
-            command = as_user(name, with_umask, environment)
-            keywords = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 300, **options}
-            done = subprocess.run(command, check=False, **keywords)  # type: ignore[call-overload]
-            assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-            assert isinstance(done, subprocess.CompletedProcess)
-            return done
+    return lambda name: running_as(name, cluster, tmp_path, python_for_users)
 
-        return call
 
-    return by
+def running_as(name: str, cluster: Cluster, folder: Path, python: str) -> Run:
+    """A user's way to run hpc-embed on a cluster, in a folder."""
+
+    def call(*arguments: object, code: int = 0, **options: object) -> subprocess.CompletedProcess[str]:
+        own(folder)
+        umask = options.pop("umask", "022")
+        environment: dict[str, str] = {"PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        environment |= {**cluster.env, **options.pop("env", {})}  # type: ignore[dict-item]
+        words = [python, "-m", "hpc_embed", *map(str, arguments)]
+        command = as_user(name, ["sh", "-c", f'umask {umask}; exec "$@"', "sh", *words], environment)
+        keywords = {"cwd": folder, "capture_output": True, "text": True, "timeout": 300, **options}
+        done = subprocess.run(command, check=False, **keywords)  # type: ignore[call-overload]
+        assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert isinstance(done, subprocess.CompletedProcess)
+        return done
+
+    return call
 
 
 def own(folder: Path) -> None:
@@ -225,3 +231,29 @@ def own(folder: Path) -> None:
 def run(run_as: UserRun) -> Run:
     """As everywhere, but by an ordinary user."""
     return run_as(ANNA)
+
+
+@pytest.fixture(scope="session")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], NDArray[np.float32]]:
+    """The vectors that `local` gives for a file, each file embedded once."""
+
+    @cache
+    def of(content: bytes) -> NDArray[np.float32]:
+        folder = tmp_path_factory.mktemp("expected")
+        (folder / "in.fasta").write_bytes(content)
+        command = [
+            sys.executable,
+            "-m",
+            "hpc_embed",
+            "local",
+            "in.fasta",
+            "--model",
+            "esm2_t6_8M:untrained",
+            "--workers",
+            "2",
+        ]
+        subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, check=True)
+        table = pq.read_table(folder / "embed-run/dataset")
+        return np.stack(table["embedding"].to_numpy(zero_copy_only=False))
+
+    return lambda path: of(path.read_bytes())

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import Run
 from tests.slurm.conftest import Cluster, a_cluster, wait_for
-from tests.slurm.test_submit import ESM2, OFTEN, ON_CPU, logs, pieces, wait_for_dataset, write_proteins
+from tests.slurm.runs import ESM2, OFTEN, ON_CPU, logs, pieces, wait_for_dataset, write_proteins
 
 pytestmark = pytest.mark.slurm
 MEMORY_CONTROLLER = Path("/sys/fs/cgroup/memory")

@@ -13,13 +13,12 @@ import pytest
 
 from tests.conftest import Run
 from tests.slurm.conftest import ANNA, BEN, PYTHONPATH, Cluster, UserRun, as_user, own, wait_for
-from tests.slurm.test_submit import (
+from tests.slurm.runs import (
     ESM2,
     ON_CPU,
     Expected,
     begin,
     check_whole,
-    expected,  # noqa: F401
     logs,
     wait_for_dataset,
     write_proteins,
@@ -77,7 +76,7 @@ def test_a_task_preempted_with_grace_publishes_and_is_requeued(
     cluster: Cluster,
     proteins: Path,
     tmp_path: Path,
-    expected: Expected,  # noqa: F811
+    expected: Expected,
 ) -> None:
     cluster.configure(*settings)
     run_dir = begin(run, proteins, tmp_path)
@@ -108,9 +107,11 @@ def test_a_suspended_task_is_called_so_and_goes_on(
     cluster: Cluster,
     proteins: Path,
     tmp_path: Path,
-    expected: Expected,  # noqa: F811
+    expected: Expected,
 ) -> None:
     run_dir = begin(run, proteins, tmp_path)
+    step = cluster.ask("scontrol", "show", "step", f"{array_of(run_dir)}_0.0")
+    assert re.search(r"CPUs=4\b", step), "the task has all the cores of its job"
     cluster.ask("scontrol", "suspend", array_of(run_dir))
     status = json.loads(run("status", "--run-dir", run_dir, "--json").stdout)
     assert {(shard["state"], shard["reason"][:4]) for shard in status["shards"]} == {("suspended", "node")}

@@ -76,7 +76,7 @@ def check(scenario: Scenario, truth: Undisturbed, folder: Path) -> None:
     storage = FaultyStorage(_graveyard(folder), fault=scenario.fault)
     with on(storage, run), suppress(Crash, HpcEmbedError, OSError, MemoryError):
         run.all_of_it()
-    if storage.is_off:
+    if storage.has_crashed:
         loss = scenario.loss
         draw = None if loss.seed is None else random.Random(loss.seed * 1000 + scenario.fault.at)
         storage.lose(run.layout.root, contents=loss.contents, names=loss.names, draw=draw)

@@ -12,6 +12,7 @@ from hpc_embed.config import GatherSettings, PlanSettings
 from hpc_embed.planning.planner import make_plan
 from hpc_embed.results.gather import gather
 from hpc_embed.run import faults, files
+from hpc_embed.run.canary import SEQUENCES as CANARIES
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.workers import base, composition
 from hpc_embed.workers import loop as loop_module
@@ -93,7 +94,7 @@ def on(storage: FaultyStorage, run: SmallRun) -> Iterator[None]:
     start = composition._Composition.start
 
     def count(model: composition._Composition, batch: Sequence[Tokens]) -> Callable[[], EmbeddedBatch]:
-        run.num_computed += len(batch)
+        run.num_computed += sum(len(tokens) != len(CANARIES["protein"]) for tokens in batch)
         return start(model, batch)
 
     replaced = [

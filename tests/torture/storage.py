@@ -55,6 +55,9 @@ class FaultyStorage(Storage):
     operations: list[str] = field(default_factory=list)
     num_readings: int = 0
     is_off: bool = False
+    has_crashed: bool = False
+    dies_at: int | None = None
+    """Everything ends before this operation."""
     changes: list[Change] = field(default_factory=list)
     synced_bytes: dict[int, int] = field(default_factory=dict)
     """By inode, for the files made here."""
@@ -62,9 +65,11 @@ class FaultyStorage(Storage):
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def _do(self, what: str, path: Path, work: Callable[[], T]) -> T:
+        self._die()
         self.before_each()
         with self.lock:
             number = len(self.operations)
+            self.is_off = self.is_off or number == self.dies_at
             self._die()
             self.operations.append(f"{what} {path.name}")
             fault = self.fault if self.fault and not self.fault.is_reading else None
@@ -84,7 +89,7 @@ class FaultyStorage(Storage):
         if fault.kind not in kinds:
             return
         if fault.kind.startswith("crash"):
-            self.is_off = True
+            self.is_off = self.has_crashed = True
             raise Crash
         raise OSError(fault.number, os.strerror(fault.number), str(path))
 
@@ -185,6 +190,7 @@ class FaultyStorage(Storage):
         """Files that a crash left open."""
         for file in self.opened:
             file.close()
+        self.is_off = True  # a writer that a crash left is closed, some time, by the collector
 
     # What reads.
 

@@ -1,0 +1,94 @@
+"""A finished dataset proven, years later: every part by its checksum, against what `gather` wrote down beside it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hpc_embed.errors import RunConflict
+from hpc_embed.run import files
+from hpc_embed.run.faults import is_passing, patiently, reason
+from hpc_embed.run.files import read_bytes, sha256_of_file
+from hpc_embed.run.layout import RunLayout
+from hpc_embed.run.plan import read_plan
+from hpc_embed.run.vectors import METADATA_KEY
+
+
+class Checked(NamedTuple):
+    """A dataset that is what it was."""
+
+    dataset: str
+    num_parts: int
+    num_records: int
+    fingerprint: str
+    versions: list[str]
+
+
+def check(layout: RunLayout) -> Checked:
+    """Read every part whole and compare.
+
+    Raises RunConflict, naming the parts, for a dataset that is damaged, incomplete or another plan's, and
+    EnvironmentFault where it cannot be read for now.
+    """
+    facts = _facts(layout)
+    parts: dict[str, Any] = facts["parts"]
+    found = patiently(lambda: files.storage.names(layout.dataset), layout.dataset)
+    problems = {name: "is missing" for name in parts if name not in found}
+    problems |= {name: "is not of this dataset" for name in found if name not in parts}
+    for name in sorted(set(parts) & set(found)):
+        if problem := patiently(lambda name=name: _problem(layout, name, parts[name], facts), layout.dataset / name):  # type: ignore[misc]
+            problems[name] = problem
+    if sum(part["rows"] for part in parts.values()) != facts["num_records"]:
+        problems["dataset.json"] = "its parts do not add up to its records"
+    if layout.plan.exists() and read_plan(layout.plan).fingerprint != facts["fingerprint"]:
+        problems["plan.json"] = "is another plan than that of the dataset"
+    if problems:
+        raise RunConflict(
+            f"{layout.dataset}: {'; '.join(f'{name} {problem}' for name, problem in sorted(problems.items()))}.",
+            remedy="Restore these, or move the dataset away and gather again where outputs/ is still there.",
+        )
+    return Checked(str(layout.dataset), len(parts), facts["num_records"], facts["fingerprint"], list(facts["versions"]))
+
+
+def _facts(layout: RunLayout) -> dict[str, Any]:
+    path = layout.dataset_facts
+    try:
+        facts = json.loads(patiently(lambda: read_bytes(path), path))
+        parts = facts["parts"]
+        is_whole = (
+            all(type(part["rows"]) is int and isinstance(part["sha256"], str) for part in parts.values())
+            and type(facts["num_records"]) is int
+            and isinstance(facts["fingerprint"], str)
+            and isinstance(facts["versions"], list)
+        )
+    except FileNotFoundError as error:
+        raise RunConflict(f"{layout.root} holds no finished dataset.", remedy="Run `hpc-embed gather`.") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise RunConflict(
+            f"{path}: damaged, or of a version that wrote no checksums.", remedy="Gather again."
+        ) from error
+    if not is_whole:
+        raise RunConflict(f"{path}: damaged.", remedy="Gather again.")
+    return dict(facts)
+
+
+def _problem(layout: RunLayout, name: str, part: dict[str, Any], facts: dict[str, Any]) -> str | None:
+    path = layout.dataset / name
+    if sha256_of_file(path) != part["sha256"]:
+        return "is damaged (the checksum differs)"
+    try:
+        with files.storage.open_to_read(path) as file:
+            footer = pq.ParquetFile(file)
+            rows, metadata = footer.metadata.num_rows, footer.schema_arrow.metadata or {}
+    except (OSError, pa.ArrowException, ValueError) as error:
+        if is_passing(error):
+            raise
+        return f"is damaged ({reason(error)})"
+    if rows != part["rows"]:
+        return f"has {rows} rows instead of {part['rows']}"
+    if json.loads(metadata.get(METADATA_KEY, b"{}")).get("fingerprint") != facts["fingerprint"]:
+        return "is another dataset's"
+    return None

@@ -1,0 +1,151 @@
+"""A device that computes wrongly is found by its canary; precisions are not mixed unless that is meant."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from hpc_embed.cli import main
+from hpc_embed.config import GatherSettings, PlanSettings
+from hpc_embed.engine import esm2
+from hpc_embed.errors import Incomplete, RunConflict
+from hpc_embed.planning.planner import make_plan
+from hpc_embed.results.gather import gather
+from hpc_embed.run.files import write_json
+from hpc_embed.run.layout import RunLayout
+from hpc_embed.run.markers import is_done, read_marker
+from hpc_embed.run.plan import Plan, read_plan
+from hpc_embed.workers.registry import make_worker
+from tests.torture.small_run import SmallRun, on
+from tests.torture.storage import FaultyStorage
+
+AT_ONCE = GatherSettings(wait_seconds=0)
+
+
+def embed(plan: Plan, layout: RunLayout, *shards: int) -> None:
+    """As one worker of several does."""
+    worker = make_worker(plan.model, plan.embedding, num_threads=1)
+    paths = [layout.shard(index) for index in shards]
+    outcome = worker.process_files_worker(
+        paths, "cpu", 512, layout.outputs, fingerprint=plan.fingerprint, work_dir=layout.work
+    )
+    assert outcome.processed == paths
+
+
+def test_one_worker_of_two_with_a_flipped_bit_in_its_weights_is_named_and_its_shards_are_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in.fa").write_bytes(b">a\nMKVLAAGIVG\n>b\nMKV\n>c\nMKTAYIAKQRQ\n")
+    layout = RunLayout(tmp_path / "run")
+    settings = PlanSettings(fasta=(str(tmp_path / "in.fa"),), model="esm2_t6_8M:untrained", num_shards=3)
+    plan = make_plan(settings, layout).plan
+    embed(plan, layout, 0, 1)
+    random_weights = esm2.random_weights
+
+    def flipped(*arguments: object, **keywords: object) -> dict[str, torch.Tensor]:
+        tensors = random_weights(*arguments, **keywords)  # type: ignore[arg-type]
+        weight = tensors["esm.encoder.layer.3.output.dense.weight"]
+        weight.view(torch.int32)[100, 200] ^= 1 << 30
+        return tensors
+
+    with monkeypatch.context() as patch:
+        patch.setattr(esm2, "random_weights", flipped)
+        embed(plan, layout, 2)
+    with pytest.raises(Incomplete, match=r"1 of 3 shards .*shard-00002 \(is withdrawn: cpu .* computes wrongly"):
+        gather(plan, layout, AT_ONCE)
+    assert [is_done(layout.outputs, f"shard-0000{index}", plan.fingerprint) for index in range(3)] == [
+        True,
+        True,
+        False,
+    ]
+    assert len(list(layout.withdrawn.iterdir())) == 2
+
+    embed(plan, layout, 2)
+    assert gather(plan, layout, AT_ONCE).statuses == {"embedded": 3}
+
+
+@pytest.fixture
+def done(tmp_path: Path) -> tuple[Plan, RunLayout]:
+    (tmp_path / "graveyard").mkdir()
+    run = SmallRun(tmp_path)
+    with on(FaultyStorage(tmp_path / "graveyard"), run):
+        run.embed()
+    return read_plan(run.layout.plan), run.layout
+
+
+def change(layout: RunLayout, index: int, **facts: object) -> None:
+    marker = read_marker(layout.outputs, f"shard-{index:05d}")
+    assert marker is not None
+    changed = replace(marker, facts=replace(marker.facts, **facts))  # type: ignore[arg-type]
+    write_json(layout.marker(index), asdict(changed))
+
+
+def test_mixed_precisions_are_refused_unless_they_are_meant(done: tuple[Plan, RunLayout]) -> None:
+    plan, layout = done
+    change(layout, 1, precision="bf16")
+    with pytest.raises(RunConflict, match=r"different precisions \(1 in bf16, 1 in fp32\).*--mixed-precision"):
+        gather(plan, layout, AT_ONCE)
+    assert not layout.dataset.exists()
+    assert gather(plan, layout, replace(AT_ONCE, mixed_precision=True)).precision == "bf16,fp32"
+
+
+def test_every_marker_tells_the_canary_and_equal_devices_the_same(done: tuple[Plan, RunLayout]) -> None:
+    _, layout = done
+    canaries = {json.loads(layout.marker(index).read_text())["facts"]["canary"] for index in range(2)}
+    assert len(canaries) == 1
+    assert len(canaries.pop()) == 420 * 4 * 4 // 3
+
+
+def damage(content: bytes) -> bytes:
+    return content[:200] + bytes([content[200] ^ 1]) + content[201:]
+
+
+DAMAGES: dict[str, tuple[Callable[[RunLayout], object], str]] = {
+    "a flipped bit": (
+        lambda layout: (layout.dataset / "part-00000.parquet").write_bytes(
+            damage((layout.dataset / "part-00000.parquet").read_bytes())
+        ),
+        r"part-00000\.parquet is damaged",
+    ),
+    "a part lost": (lambda layout: (layout.dataset / "part-00000.parquet").unlink(), r"part-00000\.parquet is missing"),
+    "a part too many": (
+        lambda layout: (layout.dataset / "part-00001.parquet").write_text("x"),
+        r"part-00001\.parquet is not of this dataset",
+    ),
+    "facts cut short": (
+        lambda layout: layout.dataset_facts.write_bytes(layout.dataset_facts.read_bytes()[:100]),
+        "damaged, or of a version that wrote no checksums",
+    ),
+    "no facts": (lambda layout: layout.dataset_facts.unlink(), "holds no finished dataset"),
+    "fewer records": (
+        lambda layout: layout.dataset_facts.write_text(
+            layout.dataset_facts.read_text().replace('"num_records": 7', '"num_records": 8')
+        ),
+        "do not add up",
+    ),
+    "another plan": (
+        lambda layout: layout.plan.write_text(layout.plan.read_text().replace('"fingerprint": "', '"fingerprint": "0')),
+        "another plan",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_check_says_what_is_damaged(
+    name: str, done: tuple[Plan, RunLayout], capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan, layout = done
+    gather(plan, layout, AT_ONCE)
+    assert main(["gather", "--run-dir", str(layout.root), "--check"]) == 0
+    assert f"7 records in 1 parts, as gathered\nfingerprint {plan.fingerprint}, hpc_embed" in capsys.readouterr().out
+    work, words = DAMAGES[name]
+    work(layout)
+    assert main(["gather", "--run-dir", str(layout.root), "--check"]) == 4
+    captured = capsys.readouterr().err
+    assert re.search(words, captured), captured
