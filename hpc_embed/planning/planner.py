@@ -127,7 +127,7 @@ def _resources(settings: PlanSettings) -> Resources:
     """Threads and memory; no figure of a plan depends on them."""
     most = settings.plan_threads or min(MOST_THREADS, len(os.sched_getaffinity(0)))
     memory = settings.plan_memory_mebibytes
-    return Resources(max(1, min(most, memory // THREAD_MEBIBYTES)), memory // 4 * MEBIBYTE)
+    return Resources(max(1, min(most, memory // THREAD_MEBIBYTES)), memory // 6 * MEBIBYTE)
 
 
 def _embedding(settings: PlanSettings, model: Model) -> Embedding:

@@ -26,7 +26,9 @@ class Spill:
             self._path(bucket).unlink(missing_ok=True)  # of a try that was interrupted
 
     def add(self, bucket_N: NDArray[np.integer], rows_N: Rows) -> None:
-        """Add rows to their buckets, which keep them in order."""
+        """Add rows, perhaps none, to their buckets, which keep them in order."""
+        if not len(rows_N):
+            return None
         if self.num_buckets == 1:
             self.append(0, rows_N)
             return self.relieve()
