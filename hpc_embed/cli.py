@@ -65,11 +65,8 @@ class Command:
     @property
     def positional(self) -> str | None:
         """The setting that arguments without a flag are for."""
-        if PlanSettings in self.settings:
-            return "fasta"
-        if ExportSettings in self.settings:
-            return "dataset"
-        return "model" if VerifySettings in self.settings else None
+        names = {PlanSettings: "fasta", ExportSettings: "dataset", VerifySettings: "model"}
+        return next((name for kind, name in names.items() if kind in self.settings), None)
 
 
 COMMANDS = (
