@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -166,8 +167,12 @@ class PartWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None:
-            self.close()
+        if kind is not None:  # what went wrong is told already, a full disk say, and may go wrong again
+            with suppress(OSError, ValueError, pa.ArrowException):
+                self._records.close()
+            for file in self._files:
+                with suppress(OSError, ValueError):
+                    file.close()
 
 
 KINDS = ("records", "windows", "letters", "leaves")

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import TextIO
 
 from hpc_embed import __version__
 from hpc_embed.config import PlanSettings
@@ -23,7 +24,7 @@ PREFIX = ".planning-"
 SCAN_VERSION = 1
 """Raised whenever a part would be written otherwise."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-WHAT_COUNTS = ("on_long", "max_residues", "on_invalid", "case")
+WHAT_COUNTS = ("on_long", "max_residues", "stride", "on_invalid", "case")
 """Settings that decide what a scan writes."""
 
 
@@ -56,7 +57,6 @@ def scratch_folder(root: Path, key: str) -> Iterator[Path]:
     """
     try:
         make_folders(root)
-        (root / f"{PREFIX}{key}").mkdir(exist_ok=True)
     except OSError as error:
         raise UsageError(
             f"--run-dir {root}: cannot be made ({error.strerror}).", remedy="Choose another folder."
@@ -66,7 +66,7 @@ def scratch_folder(root: Path, key: str) -> Iterator[Path]:
         if folder.name != f"{PREFIX}{key}":
             _remove_unless_held(folder)
     folder = root / f"{PREFIX}{key}"
-    with _held(folder) as is_held:
+    with _held_anew(folder) as is_held:
         if not is_held:
             raise RunConflict(f"{root}: another `hpc-embed plan` is at work.", remedy="Wait for it.")
         try:
@@ -80,13 +80,34 @@ def scratch_folder(root: Path, key: str) -> Iterator[Path]:
 
 
 @contextmanager
+def _held_anew(folder: Path) -> Iterator[bool]:
+    """Make the folder and hold it. A twin that has just finished may take it away in between: then once more."""
+    is_there = False
+    while not is_there:
+        folder.mkdir(exist_ok=True)
+        try:
+            lock = (folder / "lock").open("w")
+        except FileNotFoundError:
+            continue
+        with lock:
+            is_held = _take(lock)
+            is_there = not is_held or (folder / "lock").exists()
+            if is_there:
+                yield is_held
+
+
+@contextmanager
 def _held(folder: Path) -> Iterator[bool]:
     with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield True
-        except BlockingIOError:
-            yield False
+        yield _take(lock)
+
+
+def _take(lock: TextIO) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _remove_unless_held(folder: Path) -> None:

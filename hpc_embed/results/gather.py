@@ -19,7 +19,7 @@ from hpc_embed.results.waiting import wait_for_markers
 from hpc_embed.run.files import remove, remove_leftovers, whole_folder, write_json
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.links import refuse_links
-from hpc_embed.run.plan import Plan
+from hpc_embed.run.plan import Plan, refuse_false_totals
 
 MOST_NAMED = 5
 
@@ -43,6 +43,7 @@ def gather(plan: Plan, layout: RunLayout, settings: GatherSettings) -> Gathered:
     """
     started = time.monotonic()
     refuse_links(layout)
+    refuse_false_totals(plan, layout.plan)
     remove_leftovers(layout.root)
     wait_for_markers(plan, layout, settings.wait_seconds)
     with (

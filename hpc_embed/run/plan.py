@@ -199,7 +199,7 @@ KINDS: dict[str, Callable[[object], bool]] = {
 
 def _refuse_odd(plan: Plan) -> None:
     """ValueError for what no plan of ours says: anybody may have written the file, and paths are made of it."""
-    parts: list[Any] = [plan, plan.model, plan.embedding, plan.totals, plan.cost, *plan.inputs, *plan.shards]
+    parts: list[Any] = [plan, plan.model, plan.embedding, plan.totals, plan.cost, *plan.inputs]
     for part in parts:
         for field in fields(part):
             value: Any = getattr(part, field.name)
@@ -210,8 +210,18 @@ def _refuse_odd(plan: Plan) -> None:
             raise ValueError(f"{name} is {digest!r}")
     if plan.kind not in ("protein", "dna") or not 0 < plan.dimension <= MOST_DIMENSIONS or not plan.shards:
         raise ValueError("kind, dimension or shards are none")
+
+
+def refuse_false_totals(plan: Plan, path: Path) -> None:
+    """RunConflict where the shard table does not add up to the plan's windows, for which room is made.
+
+    Not when a plan is read: a task looks at its own rows of the table alone.
+    """
     if sum(shard.num_windows for shard in plan.shards) != plan.totals.num_unique_windows:
-        raise ValueError("the shards do not add up to the windows")
+        raise RunConflict(
+            f"{path}: not a whole plan (the shards do not add up to the windows).",
+            remedy="Restore the file, or plan into another --run-dir.",
+        )
 
 
 def changes(old: Plan, new: Plan) -> list[str]:

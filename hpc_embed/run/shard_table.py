@@ -9,6 +9,7 @@ from typing import BinaryIO, overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hpc_embed.errors import RunConflict
@@ -85,6 +86,12 @@ def _read_groups(path: Path, num_shards: int, groups: Sequence[int]) -> dict[int
         if file.metadata.num_rows != num_shards:
             raise ValueError(f"{file.metadata.num_rows} shards instead of {num_shards}")
         tables = [file.read_row_group(group, columns=list(COLUMNS)) for group in groups]
+    if any(
+        table.column(name).null_count or (pc.min(table.column(name)).as_py() or 0) < 0
+        for table in tables
+        for name in COLUMNS
+    ):
+        raise ValueError("a number below 0")
     return {
         group: [ShardFacts(**row) for row in table.to_pylist()] for group, table in zip(groups, tables, strict=True)
     }

@@ -131,7 +131,9 @@ DAMAGES: dict[str, tuple[Callable[[RunLayout], object], str]] = {
         "do not add up",
     ),
     "another plan": (
-        lambda layout: layout.plan.write_text(layout.plan.read_text().replace('"fingerprint": "', '"fingerprint": "0')),
+        lambda layout: layout.plan.write_text(
+            re.sub('"fingerprint": "..', '"fingerprint": "00', layout.plan.read_text())
+        ),
         "another plan",
     ),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.markers import is_done, read_failure, read_marker
 from hpc_embed.run.pieces import Pieces
 from hpc_embed.run.plan import Plan, read_plan
+from hpc_embed.run.shard_table import write_shard_table
 from hpc_embed.run.temporaries import temporary_sibling
 from tests.torture.small_run import SmallRun, on
 from tests.torture.storage import FaultyStorage
@@ -49,12 +51,11 @@ def contents(folder: Path) -> dict[str, str]:
 PLANS: dict[str, Callable[[dict[str, Any]], object]] = {
     "digest": lambda plan: plan["model"].update(digest="/../../../../tmp/x"),
     "fingerprint": lambda plan: plan.update(fingerprint="../" * 21 + "x"),
-    "number of windows": lambda plan: plan["totals"].update(num_unique_windows=10**12),
-    "negative": lambda plan: plan["shards"][0].update(num_windows=-1),
     "true for one": lambda plan: plan["totals"].update(num_records=True),
     "text for a number": lambda plan: plan.update(dimension="420"),
     "a number beyond all": lambda plan: plan["cost"].update(linear_flops=10**30),
-    "no shards": lambda plan: plan.update(shards=[]),
+    "no shards": lambda plan: plan.update(num_shards=0),
+    "shards in a list": lambda plan: plan.update(num_shards=[]),
     "a list for a name": lambda plan: plan["model"].update(registry_name=["os", "system"]),
     "another kind": lambda plan: plan.update(kind="rna"),
     "one field more": lambda plan: plan.update(__class__="os"),
@@ -70,6 +71,22 @@ def test_a_plan_that_is_none_of_ours_is_refused(name: str, done: tuple[Plan, Run
     layout.plan.write_text(json.dumps(content))
     with pytest.raises(RunConflict, match="not a whole plan"):
         read_plan(layout.plan)
+
+
+def test_windows_that_the_shards_do_not_have_get_no_room(done: tuple[Plan, RunLayout]) -> None:
+    plan, layout = done
+    false = replace(plan, totals=replace(plan.totals, num_unique_windows=10**12))
+    with pytest.raises(RunConflict, match="the shards do not add up to the windows"):
+        gather(false, layout, GatherSettings(wait_seconds=0))
+
+
+def test_a_shard_of_less_than_nothing_is_refused(done: tuple[Plan, RunLayout]) -> None:
+    plan, layout = done
+    write_shard_table(
+        layout.plan.with_name("shards.parquet"), [replace(facts, num_windows=-1) for facts in plan.shards]
+    )
+    with pytest.raises(RunConflict, match="a number below 0"):
+        list(read_plan(layout.plan).shards)
 
 
 MARKERS: dict[str, Callable[[dict[str, Any]], object]] = {

@@ -14,6 +14,7 @@ from hpc_embed.results.gather import gather
 from hpc_embed.run import faults, files
 from hpc_embed.run.canary import SEQUENCES as CANARIES
 from hpc_embed.run.layout import RunLayout
+from hpc_embed.run.plan import Plan
 from hpc_embed.workers import base, composition
 from hpc_embed.workers import loop as loop_module
 from hpc_embed.workers.base import EmbeddedBatch, Tokens
@@ -45,7 +46,10 @@ class SmallRun:
 
     def embed(self) -> None:
         """Plan where that is still to be done, and embed every shard."""
-        plan = make_plan(self._settings(), self.layout).plan
+        self.work(make_plan(self._settings(), self.layout).plan)
+
+    def work(self, plan: Plan) -> None:
+        """Embed every shard, as a task does."""
         for folder in (self.layout.outputs, self.layout.work):
             files.make_folders(folder)
             files.remove_leftovers(folder)
