@@ -19,7 +19,6 @@ from typing import Literal, NamedTuple
 
 from hpc_embed.cluster.crew import CrewResult
 from hpc_embed.cluster.devices import choose_devices
-from hpc_embed.cluster.sbatch import STOP_VARIABLE, WORD_VARIABLE
 from hpc_embed.cluster.task import embed_shards
 from hpc_embed.config import WorkSettings
 from hpc_embed.errors import Incomplete, Interrupted, RunConflict
@@ -31,6 +30,10 @@ from hpc_embed.run.markers import num_finished
 from hpc_embed.run.plan import Plan
 
 REQUEUE_EXIT_CODE = 85
+WORD_VARIABLE = "HPC_EMBED_WORD"
+"""Names the file for a task's last word to its batch script."""
+STOP_VARIABLE = "HPC_EMBED_STOP_AT"
+"""When a task stops by itself, in seconds since the epoch: Slurm's signal may come before anybody hears it."""
 
 
 class TaskOutcome(NamedTuple):

@@ -30,6 +30,8 @@ NUM_RECORDS, NUM_SHARDS = 64, 3
 KILLED, STOPPED = 1, 2
 """Elements of the first array to which something happens."""
 POLL_SECONDS = 1.0
+WAIT_SECONDS = 5.0
+"""How long the gather job looks again for the shard that is missing on purpose."""
 TROUBLE = (
     f'case "$SLURM_ARRAY_TASK_ID:${{SLURM_RESTART_COUNT:-0}}" in {KILLED}:0) sleep 600 ;; '
     f"{STOPPED}:0) export HPC_EMBED_STOP_AT=0 ;; esac"
@@ -75,7 +77,8 @@ def _steps(folder: Path, layout: RunLayout, settings: SubmitSettings, deadline: 
 
     troubled = replace(settings, setup=(*settings.setup, TROUBLE))
     work = WorkSettings(devices="cpu", workers=1)
-    first = submit(plan, layout, troubled, work, GatherSettings())
+    dataset = GatherSettings(wait_seconds=WAIT_SECONDS)
+    first = submit(plan, layout, troubled, work, dataset)
     job = first.arrays[0]
     yield Finding("submit", True, f"array {job}, gather job {first.gather_job}")
 
@@ -98,7 +101,7 @@ def _steps(folder: Path, layout: RunLayout, settings: SubmitSettings, deadline: 
         raise _Failed("the killed element is not missed.")
     yield Finding("missing", True, f"the gather job left the dataset unmade; status says: {seen.shards[KILLED].reason}")
 
-    second = submit(plan, layout, settings, work, GatherSettings())
+    second = submit(plan, layout, settings, work, dataset)
     if second.num_submitted != 1:
         raise _Failed(f"{second.num_submitted} shards were submitted again instead of one.")
     yield Finding("submit again", True, f"the one that is missing, as job {second.arrays[0]}")

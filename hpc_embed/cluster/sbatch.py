@@ -19,6 +19,7 @@ from pathlib import Path
 
 import submitit
 
+from hpc_embed.cluster.array_task import STOP_VARIABLE, WORD_VARIABLE
 from hpc_embed.cluster.slurm import reason_of
 from hpc_embed.config import SubmitSettings, WorkSettings
 from hpc_embed.errors import EnvironmentFault, UsageError
@@ -29,10 +30,6 @@ from hpc_embed.run.plan import Plan, read_plan
 UNLIMITED = 1_000_000
 OUR_IMAGE = "APPTAINER_CONTAINER"
 """Set by Apptainer to the image that this very process runs in."""
-WORD_VARIABLE = "HPC_EMBED_WORD"
-"""Names the file for a task's last word to its batch script."""
-STOP_VARIABLE = "HPC_EMBED_STOP_AT"
-"""When a task stops by itself, in seconds since the epoch: Slurm's signal may come before anybody hears it."""
 OWN_FLAGS = {
     "partition": "--partition",
     "account": "--account",

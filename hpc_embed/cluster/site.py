@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from hpc_embed.cluster.slurm import ask, hides_jobs, max_array_size, site_configuration
+from hpc_embed.run.mounts import CACHING, NODE_OWN, SHARED, file_system_of
 
 OLDEST, NEWEST = (20, 11), (25, 11)
 """Releases whose manuals were read for what we pass and parse; the tests run on the one that Debian has."""
-SHARED = {"nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "wekafs", "panfs", "pvfs2", "glusterfs", "cifs", "afs"}
-"""Kinds of file systems that other nodes see too; `fuse.…` counts by what comes after the dot."""
-CACHING = {"nfs", "nfs4"}
-NODE_OWN = {"tmpfs", "ramfs", "overlay"}
 
 
 class Finding(NamedTuple):
@@ -110,21 +105,10 @@ def _gres(partition: str) -> list[str]:
 def file_system(folder: Path) -> Finding:
     """The file system that a run folder is or would be on, and whether nodes are likely to see it."""
     place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    kind = _kind_of_mount(place)
-    last = kind.rpartition(".")[2]
-    if last in SHARED:
-        advice = "; a file made on one node can be invisible on another for a minute" if last in CACHING else ""
+    kind = file_system_of(place)
+    if kind in SHARED:
+        advice = "; a file made on one node can be invisible on another for a minute" if kind in CACHING else ""
         return Finding("run folder", True, f"{place} on {kind}, which nodes share{advice}")
-    if last in NODE_OWN:
+    if kind in NODE_OWN:
         return Finding("run folder", False, f"{place} on {kind}: of this machine alone; choose --run-dir elsewhere")
     return Finding("run folder", True, f"{place} on {kind}; make sure that nodes see it (--rehearse shows)")
-
-
-def _kind_of_mount(place: Path) -> str:
-    """By findmnt, which follows the mounts as the kernel does; `unknown` without it."""
-    command = ["findmnt", "--noheadings", "--first-only", "--output=FSTYPE", "--target", os.fspath(place)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return done.stdout.strip() or "unknown"

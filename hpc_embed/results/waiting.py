@@ -15,11 +15,11 @@ from hpc_embed.progress import note
 from hpc_embed.run import files
 from hpc_embed.run.layout import RunLayout, shard_name
 from hpc_embed.run.markers import is_done, read_failure
+from hpc_embed.run.mounts import LOCAL, file_system_of
 from hpc_embed.run.plan import Plan
 
 WAIT_SECONDS = 90.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 10.0
-LOCAL_FILE_SYSTEMS = frozenset(("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "tmpfs", "ramfs", "overlay"))
 
 
 def wait_for_markers(plan: Plan, layout: RunLayout, wait_seconds: float | None) -> None:
@@ -50,17 +50,5 @@ def _without(shards: list[int], plan: Plan, layout: RunLayout) -> list[int]:
 
 def usual_wait_seconds(folder: Path) -> float:
     """90 where another node may have written: in a job, or on a file system that nodes share."""
-    is_shared = "SLURM_JOB_ID" in os.environ or _file_system(folder) not in LOCAL_FILE_SYSTEMS
+    is_shared = "SLURM_JOB_ID" in os.environ or file_system_of(folder) not in LOCAL
     return WAIT_SECONDS if is_shared else 0.0
-
-
-def _file_system(folder: Path) -> str:
-    """The kind of the mount that holds the folder."""
-    path, found = str(folder.resolve()), ("", "unknown")
-    with suppress(OSError):
-        for line in Path("/proc/self/mountinfo").read_text().splitlines():
-            before, _, after = line.partition(" - ")
-            mount = before.split()[4]
-            if (path + "/").startswith(mount.rstrip("/") + "/") and len(mount) >= len(found[0]):
-                found = (mount, after.split()[0])
-    return found[1]

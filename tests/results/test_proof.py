@@ -177,7 +177,7 @@ def test_a_shard_that_failed_is_not_waited_for_and_a_missing_one_as_long_as_stat
 def test_absence_is_doubted_for_90_seconds_in_a_job_and_on_shared_storage(
     kind: str, in_a_job: bool, seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting, "_file_system", lambda folder: kind)
+    monkeypatch.setattr(waiting, "file_system_of", lambda folder: kind)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     if in_a_job:
         monkeypatch.setenv("SLURM_JOB_ID", "7")
