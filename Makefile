@@ -11,7 +11,7 @@ demo: setup  ## Embed examples/ offline: composition, untrained ESM-2 8M, untrai
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
 
 test: setup-test lint  ## Everything; what a machine lacks is skipped with the reason
-	$(PYTEST)
+	$(PYTEST) --numprocesses=2 --dist=loadgroup --durations=15
 
 slurm: setup-test  ## The tests on a real Slurm alone
 	$(PYTEST) tests/slurm --durations=0 --capture=no

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -75,3 +76,18 @@ def begin(run: Run, proteins: Path, tmp_path: Path, *options: object, shards: in
     run("submit", "--run-dir", run_dir, *ON_CPU, *OFTEN, *options)
     wait_for(lambda: len(pieces(run_dir)) >= 6, 60)
     return run_dir
+
+
+def check_grace(
+    settings: list[str], sign: str, run: Run, cluster: Cluster, proteins: Path, tmp_path: Path, expected: Expected
+) -> None:
+    """Tasks preempted with a grace period publish what they have, are requeued once, and lose nothing."""
+    cluster.configure(*settings)
+    run_dir = begin(run, proteins, tmp_path)
+    cluster.occupy()
+    wait_for_dataset(cluster, run_dir, what=" ".join(settings))
+    text = logs(run_dir)
+    assert text.count(sign) == 2
+    assert sorted(re.findall(r"task \d+_(\d), start 2", text)) == ["0", "1"], "each was requeued once"
+    assert "Traceback" not in text
+    check_whole(proteins, run_dir, expected)

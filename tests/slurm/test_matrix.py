@@ -15,6 +15,7 @@ from tests.slurm.runs import (
     ON_CPU,
     Expected,
     begin,
+    check_grace,
     check_whole,
     logs,
     wait_for_dataset,
@@ -57,6 +58,16 @@ def test_a_cut_and_healed_link_makes_twins_that_do_no_harm(
     check_whole(proteins, run_dir, expected)
 
 
+@pytest.mark.parametrize(
+    ("profile", "sign"),
+    [("grace and user signal", "stopped by SIGUSR2"), ("cancel with grace", "stopped by SIGTERM")],
+)
+def test_preempted_with_grace(
+    profile: str, sign: str, run: Run, cluster: Cluster, proteins: Path, tmp_path: Path, expected: Expected
+) -> None:
+    check_grace(GRACE[profile], sign, run, cluster, proteins, tmp_path, expected)
+
+
 @pytest.mark.parametrize("settings", GRACE.values(), ids=list(GRACE))
 def test_cancelled_is_never_taken_for_preempted(
     settings: list[str], run: Run, cluster: Cluster, proteins: Path, tmp_path: Path
@@ -71,6 +82,31 @@ def test_cancelled_is_never_taken_for_preempted(
         "2 shards submitted"
         in run("submit", "--run-dir", run_dir, *ON_CPU, "--sbatch", '{"begin": "now+1hour"}').stdout
     )
+
+
+def test_suspended_for_a_more_important_job_a_task_goes_on_afterwards(
+    run: Run, cluster: Cluster, proteins: Path, tmp_path: Path, expected: Expected
+) -> None:
+    shared = "OverSubscribe=FORCE:1"
+    cluster.configure("PreemptMode=SUSPEND,GANG", f"gpu:PreemptMode=SUSPEND {shared}", f"high:{shared}")
+    run_dir = begin(run, proteins, tmp_path)
+    for _ in range(3):
+        whole_node = ("--partition=high", "--nodes=1", "--ntasks=8", "--output=/dev/null")
+        cluster.ask("sbatch", *whole_node, "--wrap=sleep 8")
+    wait_for(lambda: "SUSPENDED" in " ".join(cluster.queue()), 30)
+    assert "suspended" in run("status", "--run-dir", run_dir).stdout
+    wait_for_dataset(cluster, run_dir)
+    assert "start 2" not in logs(run_dir)
+    check_whole(proteins, run_dir, expected)
+
+
+def test_the_controller_dies_and_comes_back(
+    run: Run, cluster: Cluster, proteins: Path, tmp_path: Path, expected: Expected
+) -> None:
+    run_dir = begin(run, proteins, tmp_path)
+    cluster.do("restart")
+    wait_for_dataset(cluster, run_dir, what="controller restart")
+    check_whole(proteins, run_dir, expected)
 
 
 @pytest.fixture(scope="module")

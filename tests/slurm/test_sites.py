@@ -18,6 +18,7 @@ from tests.slurm.runs import (
     ON_CPU,
     Expected,
     begin,
+    check_grace,
     check_whole,
     logs,
     wait_for_dataset,
@@ -57,36 +58,10 @@ def gathers_of(run_dir: Path) -> list[str]:
 # ---- 1: preemption in the ways in which sites do it
 
 
-@pytest.mark.parametrize(
-    ("settings", "sign"),
-    [
-        pytest.param(["gpu:GraceTime=20"], "stopped by SIGTERM", id="requeue with grace"),
-        pytest.param(
-            ["gpu:GraceTime=20", "SlurmctldParameters=preempt_send_user_signal"],
-            "stopped by SIGUSR2",
-            id="requeue with grace and user signal",
-        ),
-        pytest.param(["gpu:GraceTime=20 PreemptMode=CANCEL"], "stopped by SIGTERM", id="cancel with grace"),
-    ],
-)
 def test_a_task_preempted_with_grace_publishes_and_is_requeued(
-    settings: list[str],
-    sign: str,
-    run: Run,
-    cluster: Cluster,
-    proteins: Path,
-    tmp_path: Path,
-    expected: Expected,
+    run: Run, cluster: Cluster, proteins: Path, tmp_path: Path, expected: Expected
 ) -> None:
-    cluster.configure(*settings)
-    run_dir = begin(run, proteins, tmp_path)
-    cluster.occupy()
-    wait_for_dataset(cluster, run_dir, what=" ".join(settings))
-    text = logs(run_dir)
-    assert text.count(sign) == 2
-    assert sorted(re.findall(r"task \d+_(\d), start 2", text)) == ["0", "1"], "each was requeued once"
-    assert "Traceback" not in text
-    check_whole(proteins, run_dir, expected)
+    check_grace(["gpu:GraceTime=20"], "stopped by SIGTERM", run, cluster, proteins, tmp_path, expected)
 
 
 def test_preemption_that_cancels_at_once_is_seen_and_submitted_again(

@@ -122,15 +122,6 @@ def test_cancelled_then_submitted_again(
     check_whole(proteins, run_dir, expected)
 
 
-def test_the_controller_dies_and_comes_back(
-    run: Run, cluster: Cluster, proteins: Path, tmp_path: Path, expected: Expected
-) -> None:
-    run_dir = begin(run, proteins, tmp_path)
-    cluster.do("restart")
-    wait_for_dataset(cluster, run_dir, what="controller restart")
-    check_whole(proteins, run_dir, expected)
-
-
 def test_1200_shards_are_two_arrays_where_the_largest_is_1001(run: Run, cluster: Cluster, tmp_path: Path) -> None:
     amino = "ACDEFGHIKLMNPQRSTVWY"
     words = [a + b + c for a in amino for b in amino for c in amino][:1200]
