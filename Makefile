@@ -11,7 +11,10 @@ demo: setup  ## Embed examples/ offline: composition, untrained ESM-2 8M, untrai
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
 
 test: setup-test lint  ## Everything; what a machine lacks is skipped with the reason
-	$(PYTEST) --numprocesses=2 --dist=loadgroup --durations=15
+	@echo "two processes: what waits for Slurm and the image, told at the end, beside what computes"; \
+	$(PYTEST) -m "(slurm or container) and not matrix" --durations=15 >.cluster-tests.log 2>&1 & cluster=$$!; \
+	$(PYTEST) -m "not (slurm or container)" --durations=15; computing=$$?; \
+	wait $$cluster; waiting=$$?; cat .cluster-tests.log; exit $$((computing + waiting))
 
 slurm: setup-test  ## The tests on a real Slurm alone
 	$(PYTEST) tests/slurm --durations=0 --capture=no
@@ -72,4 +75,4 @@ docs: setup  ## Write docs/commands.md anew
 	$(BIN)/python -m docs.generate
 
 clean:
-	rm -rf mutants $(VENV) .venv-esm-cpp demo build dist *.egg-info
+	rm -rf mutants .cluster-tests.log $(VENV) .venv-esm-cpp demo build dist *.egg-info

@@ -74,9 +74,9 @@ class Interrupted(HpcEmbedError):
     """The signal that asked for it."""
 
 
-def no_permission(error: PermissionError) -> EnvironmentFault:
+def no_permission(error: PermissionError, place: object = ".") -> EnvironmentFault:
     """Whose file it is; a run folder that several users share needs a group and an umask."""
-    place = Path(str(error.filename or "."))
+    place = Path(str(error.filename or place))
     owner = ""
     with suppress(OSError, KeyError):
         owner = next(f" ({path} belongs to {path.owner()})" for path in (place, *place.parents) if path.exists())

@@ -17,14 +17,6 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One process has the cluster and the image, while another runs the tests that compute."""
-    for item in items:
-        if item.get_closest_marker("slurm") or item.get_closest_marker("container"):
-            item.add_marker(pytest.mark.xdist_group("cluster"))
-
-
 @pytest.fixture(scope="session")
 def globins() -> Path:
     """45 globins, small enough for a transformer on one core."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from hpc_embed.errors import EnvironmentFault
+from hpc_embed.errors import EnvironmentFault, no_permission
 
 PAUSES_SECONDS = (0.2, 1.0, 4.0, 8.0)
 """Between tries: a server that is failing over answers again in seconds."""
@@ -52,6 +52,8 @@ def patiently(work: Callable[[], T], place: object) -> T:
     except (OSError, MemoryError) as error:
         if not is_passing(error):
             raise
+        if isinstance(error, PermissionError):
+            raise no_permission(error, place) from error
         raise EnvironmentFault(
             f"{place}: cannot be read or written ({reason(error)}).",
             remedy="Nothing was removed; the same command goes on once the storage answers.",
