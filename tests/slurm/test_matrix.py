@@ -145,7 +145,7 @@ def test_without_accounting_a_time_limit(
     write_proteins(proteins, 300)
     options = ("--time-minutes", 1, "--signal-seconds", 40, "--cpus-per-task", 8)
     run_dir = begin(plain, proteins, tmp_path, *options, shards=1)
-    wait_for_dataset(without_accounting, run_dir, 300)
+    wait_for_dataset(without_accounting, run_dir, 900)
     assert "stopped by SIGUSR2" in logs(run_dir)
     check_whole(proteins, run_dir, expected)
 

@@ -94,7 +94,7 @@ def test_a_time_limit_shorter_than_the_shard(
     write_proteins(proteins, 200)
     options = ("--time-minutes", 1, "--signal-seconds", 45, "--cpus-per-task", 8)
     run_dir = begin(run, proteins, tmp_path, *options, shards=1)
-    wait_for_dataset(cluster, run_dir, 300, what="time limit")
+    wait_for_dataset(cluster, run_dir, 900, what="time limit")
     assert "stopped by SIGUSR2" in logs(run_dir)
     assert re.search(r"start [2-9]", logs(run_dir)), "it was requeued"
     check_whole(proteins, run_dir, expected)
