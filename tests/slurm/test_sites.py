@@ -197,7 +197,7 @@ def test_ctrl_c_during_sbatch_leaves_nothing_unknown(
     run: Run, cluster: Cluster, globins: Path, tmp_path: Path, python_for_users: str
 ) -> None:
     run("plan", globins, "--num-shards", 2)
-    slow = front(tmp_path, "sbatch", 'said=$($real "$@"); code=$?; sleep 2; echo "$said"; exit $code')
+    slow = front(tmp_path, "sbatch", 'said=$($real "$@"); code=$?; sleep 8; echo "$said"; exit $code')
     own(tmp_path)
     words = [python_for_users, "-m", "hpc_embed", "submit", *map(str, [*ON_CPU, *LATER])]
     environment = {**cluster.env, **slow, "PYTHONPATH": PYTHONPATH}
