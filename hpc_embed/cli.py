@@ -10,7 +10,6 @@ from argparse import Action
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
@@ -192,9 +191,8 @@ def run_command(command: Command, namespace: Namespace) -> int:
     return code
 
 
-@cache
 def make_parser(command: Command) -> CommandParser:
-    """The parser of one command, from its settings."""
+    """A parser of one command, from its settings; a new one, since a settings file becomes its defaults."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     positional = {"fasta": "[FASTA ...] ", "model": "[MODEL] ", "dataset": "[DATASET] ", None: ""}[command.positional]
     parser = CommandParser(
