@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.plan import read_plan
 from tests.conftest import Run
-from tests.slurm.conftest import Cluster, wait_for
+from tests.slurm.conftest import ANNA, Cluster, wait_for
 
 DATABASE = Path("/usr/share/doc/mmseqs2/example-data/DB.fasta.gz")
 ESM2 = ("--model", "esm2_t6_8M:untrained")
@@ -90,4 +90,21 @@ def check_grace(
     assert text.count(sign) == 2
     assert sorted(re.findall(r"task \d+_(\d), start 2", text)) == ["0", "1"], "each was requeued once"
     assert "Traceback" not in text
+    check_whole(proteins, run_dir, expected)
+
+
+def check_time_limit(run: Run, cluster: Cluster, proteins: Path, tmp_path: Path, expected: Expected) -> None:
+    """A task that its time limit overtakes publishes what it has, is requeued, and loses nothing.
+
+    Its worker is held until then, so that neither a fast nor a slow machine changes what is tried.
+    """
+    options = ("--time-minutes", 1, "--signal-seconds", 45, "--cpus-per-task", 8)
+    run_dir = begin(run, proteins, tmp_path, *options, shards=1)
+    worker = ("--euid", ANNA, "--full", "multiprocessing.spawn")
+    cluster.ask("pkill", "-STOP", *worker)
+    wait_for(lambda: "workers publish what they have" in logs(run_dir), 90)  # Slurm looks at limits about every 30 s
+    cluster.ask("pkill", "-CONT", *worker)
+    wait_for_dataset(cluster, run_dir, what="time limit")
+    assert "stopped by SIGUSR2" in logs(run_dir)
+    assert re.search(r"start [2-9]", logs(run_dir)), "it was requeued"
     check_whole(proteins, run_dir, expected)

@@ -16,6 +16,7 @@ from tests.slurm.runs import (
     Expected,
     begin,
     check_grace,
+    check_time_limit,
     check_whole,
     logs,
     wait_for_dataset,
@@ -142,12 +143,7 @@ def test_without_accounting_a_time_limit(
     tmp_path: Path,
     expected: Expected,
 ) -> None:
-    write_proteins(proteins, 300)
-    options = ("--time-minutes", 1, "--signal-seconds", 40, "--cpus-per-task", 8)
-    run_dir = begin(plain, proteins, tmp_path, *options, shards=1)
-    wait_for_dataset(without_accounting, run_dir, 900)
-    assert "stopped by SIGUSR2" in logs(run_dir)
-    check_whole(proteins, run_dir, expected)
+    check_time_limit(plain, without_accounting, proteins, tmp_path, expected)
 
 
 def test_without_accounting_cancelled_then_submitted_again(

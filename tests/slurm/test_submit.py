@@ -22,6 +22,7 @@ from tests.slurm.runs import (
     ON_CPU,
     Expected,
     begin,
+    check_time_limit,
     check_whole,
     logs,
     vectors,
@@ -90,17 +91,7 @@ def test_a_second_submit_submits_nothing_and_says_so(run: Run, cluster: Cluster,
 def test_a_time_limit_shorter_than_the_shard(
     run: Run, cluster: Cluster, proteins: Path, tmp_path: Path, expected: Expected
 ) -> None:
-    options = ("--time-minutes", 1, "--signal-seconds", 45, "--cpus-per-task", 8)
-    run_dir = begin(run, proteins, tmp_path, *options, shards=1)
-    # held until the time is over, so that neither a fast nor a slow machine changes what is tried
-    worker = ("--euid", ANNA, "--full", "multiprocessing.spawn")
-    cluster.ask("pkill", "-STOP", *worker)
-    wait_for(lambda: "workers publish what they have" in logs(run_dir), 90)  # Slurm looks at limits about every 30 s
-    cluster.ask("pkill", "-CONT", *worker)
-    wait_for_dataset(cluster, run_dir, what="time limit")
-    assert "stopped by SIGUSR2" in logs(run_dir)
-    assert re.search(r"start 2", logs(run_dir)), "it was requeued"
-    check_whole(proteins, run_dir, expected)
+    check_time_limit(run, cluster, proteins, tmp_path, expected)
 
 
 def test_a_node_loses_its_power(run: Run, cluster: Cluster, proteins: Path, tmp_path: Path, expected: Expected) -> None:
