@@ -54,6 +54,8 @@ MEMORY_BARS = {"esm2_t6_8M": 0.60, "esm2_t12_35M": 0.60}
 """Share of the memory bound that is wanted where memory binds."""
 LARGEST_DISTANCE = 5e-5
 BATCHES_IN_FLIGHT = 2
+MOST_TOKENS = 2000
+"""Of a window."""
 
 
 class Timed(NamedTuple):
@@ -65,15 +67,15 @@ class Timed(NamedTuple):
     peak_bytes: int
 
 
-def answer(models: list[str], device: torch.device, num_windows: int, seconds: float) -> Answer:
-    """Parity, limits and times."""
-    parity = _parity([name for name in SMALL_MODELS if name in models], device)
+def answer(models: list[str], device: torch.device, num_windows: int, seconds: float, longest: int) -> Answer:
+    """Parity, limits and times; windows beyond `longest` tokens are cut."""
+    parity = _parity([name for name in SMALL_MODELS if name in models], device, longest)
     peak, rate = matmul_peak(device), memory_rate(device)
     rows, figures = [], [Figure("matmul peak, bf16", peak / 1e12, "TFLOP/s"), Figure("memory", rate / 1e12, "TB/s")]
     for name in models:
         model = find_model(name)
         every = lengths_of(model)
-        lengths = [every[place] for place in np.linspace(0, len(every) - 1, num_windows).astype(int)]
+        lengths = [min(every[place], longest) for place in np.linspace(0, len(every) - 1, num_windows).astype(int)]
         for way, timed in time_model(model, random_windows(model, lengths), device, seconds):
             row, more = _told(model, way, timed, lengths, peak, rate)
             rows.append(row)
@@ -87,12 +89,12 @@ def answer(models: list[str], device: torch.device, num_windows: int, seconds: f
     return Answer([parity, Table("Times", headings, rows, note)], figures)
 
 
-def _parity(names: list[str], device: torch.device) -> Table:
+def _parity(names: list[str], device: torch.device, longest: int) -> Table:
     """Each precision and back end beside the references."""
     rows = []
     for name in names:
         model = find_model(name)
-        windows = random_windows(model, PARITY_LENGTHS)
+        windows = random_windows(model, [length for length in PARITY_LENGTHS if length <= longest])
         _, tensors = shape_and_tensors(model, device)
         reference, cut = reference_of(model, tensors, device), 1 if model.pooling == "mean" else 0
         expected = measuring.padded(reference, -1, model.num_layers, measuring.in_file_order(1), cut)
@@ -276,7 +278,7 @@ def lengths_of(model: Model) -> list[int]:
     """Tokens of each window."""
     if model.kind == "dna":
         drawn = np.random.default_rng(0).lognormal(np.log(300), 0.7, 2000)
-        return [int(length) for length in np.clip(drawn, 20, 2000)]
+        return [int(length) for length in np.clip(drawn, 20, MOST_TOKENS)]
     return [min(int(line), 1022) + 2 for line in LENGTHS.read_text().split()]
 
 
@@ -324,12 +326,13 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--seconds", type=float, default=4.0, help="for each model and way")
     parser.add_argument("--windows", type=int, default=2000, help="of the lengths, evenly spaced")
+    parser.add_argument("--longest", type=int, default=MOST_TOKENS, help="tokens of a window; longer ones are cut")
     parser.add_argument("--device", default="cuda", help="cuda; cpu only shows that the script runs")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--reports", type=Path, default=Path(__file__).parent / "reports")
     options = parser.parse_args()
     device = torch.device(options.device)
-    found = answer(options.models, device, options.windows, options.seconds)
+    found = answer(options.models, device, options.windows, options.seconds, options.longest)
     measuring.show(found, as_json=options.json)
     if device.type == "cuda":
         path = options.reports / f"{datetime.now(UTC).date()}-gpu.md"

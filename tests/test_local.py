@@ -88,10 +88,11 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(run: Run, tmp_path: Path)
     import gzip
 
     with gzip.open(DATABASE, "rt") as text:
-        records = text.read().split("\n>")[:400]
+        records = text.read().split("\n>")[:120]
     (tmp_path / "in.fa").write_text("\n>".join(records) + "\n")
     run("local", "in.fa", *ESM2, "--run-dir", "whole", "--workers", 2)
-    options = ("in.fa", *ESM2, "--run-dir", "killed", "--workers", 2, "--piece-seconds", "0.5")
+    small = ("--token-budget", 1500, "--piece-seconds", "0.2")
+    options = ("in.fa", *ESM2, "--run-dir", "killed", "--workers", 2, *small)
     process = start(tmp_path, *options)
     wait_for(lambda: len(pieces(tmp_path / "killed")) >= 3)
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]

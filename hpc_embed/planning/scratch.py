@@ -8,7 +8,7 @@ import json
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
@@ -18,6 +18,7 @@ from hpc_embed.config import PlanSettings
 from hpc_embed.errors import RunConflict, UsageError
 from hpc_embed.registry import Model
 from hpc_embed.run.files import make_folders, remove_leftovers
+from hpc_embed.run.temporaries import temporary_sibling
 from hpc_embed.sequences.sources import STANDARD_INPUT
 
 PREFIX = ".planning-"
@@ -74,9 +75,9 @@ def scratch_folder(root: Path, key: str) -> Iterator[Path]:
         except (KeyboardInterrupt, OSError):
             raise  # the same command goes on from here
         except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
             raise
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
 
 
 @contextmanager
@@ -115,6 +116,14 @@ def _remove_unless_held(folder: Path) -> None:
     try:
         with _held(folder) as is_free:
             if is_free:
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove(folder)
     except OSError:
         return
+
+
+def _remove(folder: Path) -> None:
+    """Take the name away first: a removal that is cut short must not leave parts that look whole."""
+    leftover = temporary_sibling(folder)
+    with suppress(OSError):
+        folder.rename(leftover)
+        shutil.rmtree(leftover, ignore_errors=True)

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from hpc_embed.planning.planner import make_plan
 from hpc_embed.planning.scratch import scratch_folder
 from hpc_embed.planning.verdicts import Judge, Judged
 from hpc_embed.registry import find_model
+from hpc_embed.run import files
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.plan import PLAN_FORMAT, Plan, read_plan
 from hpc_embed.run.shards import read_shard
@@ -311,6 +313,26 @@ def test_an_interrupted_plan_goes_on_with_the_parts_that_are_there(
     judged.clear()
     plan(inputs, tmp_path / "other", plan_threads=1)
     assert num_again <= len(judged) - 5 * num_whole
+
+
+def test_a_plan_that_was_killed_while_it_tidied_up_is_made_by_the_next(
+    fasta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException): ...
+
+    def remove_some(folder: Path, **_: object) -> None:
+        next(folder.glob("*.leaves")).unlink()
+        raise Killed
+
+    plan(fasta, tmp_path / "whole")
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(shutil, "rmtree", remove_some)
+        plan(fasta, tmp_path / "run")
+    assert list((tmp_path / "run").glob(".*planning*/*.json"))
+    monkeypatch.setattr(files, "is_writer_alive", lambda name: False)
+    plan(fasta, tmp_path / "run")
+    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+    assert not list((tmp_path / "run").glob(".*planning*"))
 
 
 def test_what_an_abandoned_plan_left_goes_away_with_the_next(fasta: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -100,6 +101,7 @@ def _run_in_child(run: SmallRun, counter: mmap.mmap) -> None:
         run.all_of_it()
         os._exit(0)
     except BaseException:
+        traceback.print_exc()  # pytest shows it beside the assertion that fails by it
         os._exit(1)
 
 
