@@ -31,15 +31,22 @@ class Pieces:
         self._metadata = {"fingerprint": fingerprint}
 
     def publish(self, rows: Vectors) -> None:
-        """Make one more piece appear."""
-        files.make_folder(self._folder)
+        """Make one more piece appear, even beside a twin that has finished the shard and cleans up."""
         self._num_published += 1
+        path = self._folder / f"piece-{self._num_published:05d}-{uuid.uuid4().hex}.parquet"
 
         def write(file: BinaryIO) -> None:
             with VectorWriter(file, rows.vectors_ND.shape[1], self._metadata) as writer:
                 writer.write(rows)
 
-        files.write_whole(self._folder / f"piece-{self._num_published:05d}-{uuid.uuid4().hex}.parquet", write)
+        for is_last in (False, False, True):  # it may take away the file, and then the folder
+            try:
+                files.make_folder(self._folder)
+                files.write_whole(path, write)
+                return
+            except FileNotFoundError:
+                if is_last:
+                    raise
 
     def finished(self, dimension: int) -> set[int]:
         """Window keys that need not be done again; pieces that prove damaged or foreign are set aside.
