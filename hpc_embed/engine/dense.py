@@ -1,8 +1,9 @@
-"""Dense layers: weights cast once, and on a CPU laid out once as oneDNN wants them.
+"""Dense layers: weights cast once, and on a CPU multiplied by the library that was measured to be the faster there.
 
-torch multiplies float32 with MKL, which on AMD's processors runs at half of what they can; oneDNN, which torch
-brings along, does not (benchmarks/reports), takes activations, products and sums along, and adds up in one order from
-two rows on. Where a CPU cannot multiply BF16, its numbers are multiplied in float32 and rounded afterwards, as the
+torch brings two. oneDNN, for which weights are laid out once, takes activations, products and sums along and comes
+near the peak of AVX-512, where MKL on AMD's processors keeps to half of it. At AVX2 it is the other way round: there
+MKL has 91 % of the peak with GELU behind it and oneDNN 72 %. Each adds up in one order, oneDNN from two rows on, MKL
+from twelve. Where a CPU cannot multiply BF16, its numbers are multiplied in float32 and rounded afterwards, as the
 hardware that can does inside.
 """
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from hpc_embed.engine import chains
+from hpc_embed.engine import chains, processor
 from hpc_embed.engine.chains import activated, fused
 from hpc_embed.families.family import Activation
 
@@ -37,23 +38,26 @@ class Dense:
         self._inner = torch.float32 if device.type == "cpu" and _multiplies_in_float32(dtype) else dtype
         self._weight_ED = weight_ED.to(device, dtype).to(self._inner)
         self._bias_E = None if bias_E is None else bias_E.to(device, dtype).to(self._inner)
-        self.is_laid_out: bool = device.type == "cpu" and _has_onednn(self._inner)
+        self.is_laid_out: bool = device.type == "cpu" and products(self._inner) == "oneDNN"
         if self.is_laid_out:
             self._weight_ED = torch.ops.mkldnn._reorder_linear_weight(self._weight_ED)
 
     def __call__(self, x_RD: Tensor) -> Tensor:
         """[R, E] in the layer's precision."""
-        return self._product(x_RD, "none") if self.is_laid_out else self._linear(x_RD)
+        return self._product(x_RD, "none") if self.is_laid_out else self._linear(x_RD).to(self._dtype)
 
     def activated(self, x_RD: Tensor, activation: Activation) -> Tensor:
         """The product, and an element-wise function of it."""
-        return self._product(x_RD, *STEPS[activation]) if self.is_laid_out else activated(self(x_RD), activation)
+        if self.is_laid_out:
+            return self._product(x_RD, *STEPS[activation])
+        return activated(self._linear(x_RD), activation).to(self._dtype)
 
     def gated(self, gate: Dense, x_RD: Tensor, activation: Activation) -> Tensor:
         """Its product, element by element, with the activated one of another layer."""
         if self.is_laid_out:
             return self._joined(x_RD, gate.activated(x_RD, activation), "mul")
-        return fused(chains.gate, x_RD.device.type)(gate(x_RD), self(x_RD), activation)
+        made = fused(chains.gate, x_RD.device.type)(gate._linear(x_RD), self._linear(x_RD), activation)
+        return made.to(self._dtype)
 
     def plus(self, x_RD: Tensor, residual_RE: Tensor) -> Tensor:
         """Its sum with a float32 residual, in float32."""
@@ -62,7 +66,8 @@ class Dense:
         return self(x_RD).float() + residual_RE  # a sum of two precisions takes three times as long
 
     def _linear(self, x_RD: Tensor) -> Tensor:
-        return linear(x_RD.to(self._dtype), self._weight_ED, self._bias_E)
+        """In the precision in which it is multiplied."""
+        return linear(x_RD.to(self._dtype).to(self._inner), self._weight_ED, self._bias_E)
 
     def _product(self, x_RD: Tensor, step: str, algorithm: str = "") -> Tensor:
         out: Tensor = torch.ops.mkldnn._linear_pointwise(
@@ -77,6 +82,14 @@ class Dense:
         return out.to(self._dtype)
 
 
+def products(dtype: torch.dtype = torch.float32) -> str:
+    """The library that multiplies on this CPU: by its maker and instructions, never by a timing at the start, since
+    bits depend on it. AMD alone was measured at AVX2; what was not has oneDNN."""
+    prefers_mkl = processor.maker() == "AuthenticAMD" and "avx512f" not in processor.flags()
+    has_mkl = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+    return "MKL" if dtype == torch.float32 and prefers_mkl and has_mkl else "oneDNN" if _has_onednn(dtype) else "torch"
+
+
 @cache
 def _has_onednn(dtype: torch.dtype) -> bool:
     """True where this torch has the operators that its own compiler uses, and the processor this precision."""
@@ -86,5 +99,5 @@ def _has_onednn(dtype: torch.dtype) -> bool:
 
 
 def _multiplies_in_float32(dtype: torch.dtype) -> bool:
-    """True for a precision that oneDNN lacks on this processor, where torch's own products take minutes."""
-    return not _has_onednn(dtype) and _has_onednn(torch.float32)
+    """True for a precision that neither has on this processor, where torch's own products take minutes."""
+    return products(dtype) == "torch" and products(torch.float32) != "torch"

@@ -138,6 +138,7 @@ def facts() -> list[tuple[str, bool, str]]:
     """What a doctor wants to know: name, whether it is well, detail."""
     from hpc_embed.engine import kernel
     from hpc_embed.engine.attention import available_back_ends
+    from hpc_embed.engine.dense import products
 
     found: list[tuple[str, bool, str]] = []
     for index in range(torch.cuda.device_count()):
@@ -154,7 +155,7 @@ def facts() -> list[tuple[str, bool, str]]:
     cpu = torch.device("cpu")
     precision = "BF16 instructions" if has_bf16(cpu) else "no BF16 instructions"
     own = f"attention kernel for {kernel.LEVELS[kernel.level()]}" if kernel.level() else "no attention kernel of ours"
-    return [*found, ("cpu", True, f"{processor.name()}, {precision}, {own}")]
+    return [*found, ("cpu", True, f"{processor.name()}, {precision}, {own}, products by {products()}")]
 
 
 def _meminfo() -> dict[str, str]:

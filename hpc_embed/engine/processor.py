@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from functools import cache
 from pathlib import Path
 
 
@@ -13,20 +14,24 @@ def has_bf16() -> bool:
 
 def flags() -> set[str]:
     """Names of its features, as Linux spells them."""
-    for line in _cpuinfo():
-        if line.startswith(("flags", "Features")):
-            return set(line.split(":", 1)[1].split())
-    return set()
+    return set((_entry("flags") or _entry("Features")).split())
+
+
+def maker() -> str:
+    """As the processor names it, AuthenticAMD say; empty where Linux does not tell."""
+    return _entry("vendor_id")
 
 
 def name() -> str:
     """The maker's name for it, else the architecture's."""
-    for line in _cpuinfo():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()
+    return _entry("model name") or platform.machine()
 
 
+def _entry(key: str) -> str:
+    return next((line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith(key)), "")
+
+
+@cache
 def _cpuinfo() -> list[str]:
     try:
         return Path("/proc/cpuinfo").read_text().splitlines()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu
 
-from hpc_embed.engine import dense
+from hpc_embed.engine import dense, processor
 from hpc_embed.engine.dense import Dense
 from hpc_embed.families.family import Activation
 from tests.engine.references import CPU
@@ -23,6 +23,16 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "relu": lambda x: x.clamp_min(0),
 }
 STEPS = ["plain", "plus", *ACTIVATIONS, *(f"gated {name}" for name in ACTIVATIONS)]
+
+
+@pytest.fixture(params=["oneDNN", "MKL"])
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each of the two, on whatever processor."""
+    if request.param == "MKL" and not torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
+        pytest.skip("needs a torch with MKL")
+    monkeypatch.setattr(processor, "maker", lambda: "AuthenticAMD" if request.param == "MKL" else "any")
+    monkeypatch.setattr(processor, "flags", set)
+    return str(request.param)
 
 
 def random(*size: int, seed: int) -> Tensor:
@@ -44,7 +54,8 @@ def step(layer: Dense, name: str, x_RD: Tensor, other_RE: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", STEPS)
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
 @pytest.mark.parametrize("has_bias", [True, False])
-def test_each_way_equals_the_product_in_float64(name: str, dtype: torch.dtype, has_bias: bool) -> None:
+def test_each_way_equals_the_product_in_float64(name: str, dtype: torch.dtype, has_bias: bool, library: str) -> None:
+    assert dense.products() == library
     weight, x, other = random(60, 40, seed=0) / 7, random(70, 40, seed=1), random(70, 60, seed=2)
     weight, x = weight.to(dtype), x.to(dtype)
     bias = random(60, seed=3).to(dtype) if has_bias else None
@@ -82,6 +93,7 @@ def test_the_arguments_stay_as_they_were() -> None:
 
 
 @torch.inference_mode()
+@pytest.mark.usefixtures("library")
 @pytest.mark.parametrize("name", STEPS)
 def test_bf16_without_instructions_for_it_is_the_rounded_product_in_float32(
     name: str, monkeypatch: pytest.MonkeyPatch
