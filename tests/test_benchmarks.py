@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,8 @@ runpy.run_module("benchmarks.gpu", run_name="__main__", alter_sys=False)
 
 def lines_of(command: list[str]) -> dict[str, tuple[float, str]]:
     """Figures by name."""
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}  # threads that wait for each other crawl beside other tests
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, env=alone)
     assert done.returncode == 0, done.stderr
     figures = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert all(set(figure) == {"name", "value", "unit"} for figure in figures)

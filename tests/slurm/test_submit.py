@@ -88,12 +88,14 @@ def test_a_second_submit_submits_nothing_and_says_so(run: Run, cluster: Cluster,
     assert "4 queued" in run("status", "--run-dir", "run").stdout
 
 
+@pytest.mark.matrix  # long
 def test_a_time_limit_shorter_than_the_shard(
     run: Run, cluster: Cluster, proteins: Path, tmp_path: Path, expected: Expected
 ) -> None:
     check_time_limit(run, cluster, proteins, tmp_path, expected)
 
 
+@pytest.mark.matrix  # long
 def test_a_node_loses_its_power(run: Run, cluster: Cluster, proteins: Path, tmp_path: Path, expected: Expected) -> None:
     run_dir = begin(run, proteins, tmp_path)
     node = cluster.running()[0][-1]
