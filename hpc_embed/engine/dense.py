@@ -2,9 +2,9 @@
 
 torch brings two. oneDNN, for which weights are laid out once, takes activations, products and sums along and comes
 near the peak of AVX-512, where MKL on AMD's processors keeps to half of it. At AVX2 it is the other way round: there
-MKL has 91 % of the peak with GELU behind it and oneDNN 72 %. Each adds up in one order, oneDNN from two rows on, MKL
-from twelve. Where a CPU cannot multiply BF16, its numbers are multiplied in float32 and rounded afterwards, as the
-hardware that can does inside.
+MKL has 91 % of the peak with GELU behind it and oneDNN 72 %. Each adds up in one order once there are enough rows
+(`embedding.py: FEWEST_ROWS_CPU`). Where a CPU cannot multiply BF16, its numbers are multiplied in float32 and rounded
+afterwards, as the hardware that can does inside.
 """
 
 # R = rows, D = columns in, E = columns out
@@ -82,12 +82,17 @@ class Dense:
         return out.to(self._dtype)
 
 
+FASTER = {("AuthenticAMD", "avx512"): "oneDNN", ("AuthenticAMD", "avx2"): "MKL"}
+"""By the processor's maker and instructions, as measured; what was not has oneDNN."""
+
+
 def products(dtype: torch.dtype = torch.float32) -> str:
-    """The library that multiplies on this CPU: by its maker and instructions, never by a timing at the start, since
-    bits depend on it. AMD alone was measured at AVX2; what was not has oneDNN."""
-    prefers_mkl = processor.maker() == "AuthenticAMD" and "avx512f" not in processor.flags()
-    has_mkl = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
-    return "MKL" if dtype == torch.float32 and prefers_mkl and has_mkl else "oneDNN" if _has_onednn(dtype) else "torch"
+    """The library that multiplies on this CPU, by the table and never by a timing at the start: bits depend on it."""
+    instructions = "avx512" if "avx512f" in processor.flags() else "avx2"
+    measured = FASTER.get((processor.maker(), instructions), "oneDNN")
+    if measured == "MKL" and dtype == torch.float32 and torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
+        return "MKL"
+    return "oneDNN" if _has_onednn(dtype) else "torch"
 
 
 @cache

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,7 +16,7 @@ from hpc_embed import __version__
 from hpc_embed.config import PlanSettings
 from hpc_embed.errors import RunConflict, UsageError
 from hpc_embed.registry import Model
-from hpc_embed.run.files import make_folders, remove_leftovers
+from hpc_embed.run.files import make_folders, remove_leftovers, remove_tree
 from hpc_embed.run.temporaries import temporary_sibling
 from hpc_embed.sequences.sources import STANDARD_INPUT
 
@@ -126,4 +125,4 @@ def _remove(folder: Path) -> None:
     leftover = temporary_sibling(folder)
     with suppress(OSError):
         folder.rename(leftover)
-        shutil.rmtree(leftover, ignore_errors=True)
+        remove_tree(leftover)

@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import json
 import random
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ import pytest
 
 from hpc_embed.config import PlanSettings
 from hpc_embed.errors import BadInput, RunConflict, UsageError
-from hpc_embed.planning import keys, planner, records, routing, scan
+from hpc_embed.planning import keys, planner, records, routing, scan, scratch
 from hpc_embed.planning.cost import cost_of
 from hpc_embed.planning.forecast import describe, forecast
 from hpc_embed.planning.planner import make_plan
@@ -320,13 +319,13 @@ def test_a_plan_that_was_killed_while_it_tidied_up_is_made_by_the_next(
 ) -> None:
     class Killed(BaseException): ...
 
-    def remove_some(folder: Path, **_: object) -> None:
+    def remove_some(folder: Path) -> None:
         next(folder.glob("*.leaves")).unlink()
         raise Killed
 
     plan(fasta, tmp_path / "whole")
     with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(shutil, "rmtree", remove_some)
+        patched.setattr(scratch, "remove_tree", remove_some)
         plan(fasta, tmp_path / "run")
     assert list((tmp_path / "run").glob(".*planning*/*.json"))
     monkeypatch.setattr(files, "is_writer_alive", lambda name: False)
