@@ -42,10 +42,12 @@ torture: setup-test  ## Every storage fault, twins interleaved, hundreds of kill
 
 mutants: setup-test  ## Bugs put in one by one where the promises rest; which of them no test finds: some hours
 	$(PIP) mutmut
-	OMP_NUM_THREADS=1 $(BIN)/mutmut run; $(BIN)/python -m tests.torture.mutants
+	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 PYTHONMALLOC=malloc mutmut run; $(BIN)/python -m tests.torture.mutants
 
-fuzz: setup-test  ## 100,000 bad files in front of every reader: an hour
-	HPC_EMBED_FUZZ_CASES=100000 $(PYTEST) tests/fuzz --durations=0
+fuzz: setup-test  ## 100,000 bad files in front of every reader, made with coverage in view, and 10,000 made from rules: an hour
+	$(PIP) atheris
+	$(BIN)/python -m tests.fuzz.guided
+	HPC_EMBED_FUZZ_CASES=10000 $(PYTEST) tests/fuzz --durations=0
 
 image: setup  ## hpc_embed.sif; LOCK=lock-cpu.txt for one without CUDA
 	PYTHON=$(BIN)/python bash container/build.sh

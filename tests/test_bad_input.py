@@ -41,6 +41,9 @@ def files(tmp_path: Path) -> None:
             | {"intermediate_size": 1280, "vocab_size": 33}
         )
     )
+    (tmp_path / "headless").mkdir()
+    headless = {"model_type": "esm", "num_hidden_layers": 6, "hidden_size": 320, "num_attention_heads": 0}
+    (tmp_path / "headless" / "config.json").write_text(json.dumps(headless))
     (tmp_path / "typo.yaml").write_text("modell: esm2_t6_8M\n")
     (tmp_path / "broken.yaml").write_text("a: [1\n")
     (tmp_path / "a-file").write_text("")
@@ -93,6 +96,7 @@ MISTAKES = [
     ("plan protein.fa --model checkpoint", ENVIRONMENT, "checkpoint: no config.json"),
     ("plan protein.fa --model stranger", ENVIRONMENT, "model_type 'bert' runs code of its own, which is never run"),
     ("plan protein.fa --model esm1", ENVIRONMENT, "esm1/config.json: no num_hidden_layers."),
+    ("plan protein.fa --model headless", ENVIRONMENT, "headless/config.json: no num_attention_heads."),
     ("plan protein.fa --model hf:nowhere", USAGE, "neither a folder nor a hub name. Say hf:ORG/REPOSITORY."),
     ("plan protein.fa --model hollow", ENVIRONMENT, "hollow: no weights"),
     ("local protein.fa --model esm2_t6_8M:untrained --devices 0", ENVIRONMENT, "no GPU 0 here"),

@@ -11,6 +11,7 @@ from hpc_embed.families.family import (
     Names,
     Residues,
     Shape,
+    is_dimension,
 )
 
 TOKEN_DROPOUT_SCALE = 1 - 0.15 * 0.8
@@ -61,7 +62,7 @@ def _is_esm2(config: Config) -> bool:
 
 def _limit(config: Config) -> int | None:
     positions = config.get("max_position_embeddings")
-    return positions - POSITIONS_TAKEN if isinstance(positions, int) else None
+    return max(1, int(positions) - POSITIONS_TAKEN) if is_dimension(positions) else None
 
 
 ESM2 = Family(

@@ -17,6 +17,7 @@ from hpc_embed.families.family import (
     Norms,
     Residues,
     Shape,
+    is_dimension,
 )
 
 VOCABULARY = (*ESM2_VOCABULARY[:31], "|", "<mask>")
@@ -68,7 +69,7 @@ def _is_esmc(config: Config) -> bool:
 
 def _limit(config: Config) -> int | None:
     positions = config.get("max_position_embeddings")
-    return positions - 2 if isinstance(positions, int) else None
+    return max(1, int(positions) - 2) if is_dimension(positions) else None
 
 
 ESMC = Family(

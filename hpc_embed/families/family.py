@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeGuard
 
 Config = Mapping[str, object]
 """A checkpoint's config.json."""
@@ -26,8 +26,11 @@ class Special(NamedTuple):
         return self.front + self.back
 
 
+LARGEST_DIMENSION = 1 << 31
+
+
 class NoSuchDimension(Exception):
-    """A dimension that config.json does not tell."""
+    """A dimension that config.json does not tell, or not as one that can be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,11 +197,16 @@ class Family:
         found: dict[str, int | float] = {}
         for dimension, keys in self.config_keys.items():
             value = next((config[key] for key in keys if config.get(key) is not None), self.usual.get(dimension))
-            if not isinstance(value, int | float) or isinstance(value, bool):
+            if not is_dimension(value):
                 raise NoSuchDimension(keys[0])
             found[dimension] = value
         eps = found.pop("eps")
         return Shape(eps=eps, **{name: int(number) for name, number in found.items()})
+
+
+def is_dimension(value: object) -> TypeGuard[int | float]:
+    """True for a number that can be one; config.json may hold anything."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= LARGEST_DIMENSION
 
 
 HUGGING_FACE_KEYS = {

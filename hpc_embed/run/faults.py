@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from hpc_embed.errors import EnvironmentFault, no_permission
 
-PAUSES_SECONDS = (0.2, 1.0, 4.0, 8.0)
+PAUSES_SECONDS: tuple[float, ...] = (0.2, 1.0, 4.0, 8.0)
 """Between tries: a server that is failing over answers again in seconds."""
 LASTING = (
     *(errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.ELOOP, errno.ENAMETOOLONG),

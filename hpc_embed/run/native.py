@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hpc_embed.errors import EnvironmentFault
-from hpc_embed.families.family import Shape
+from hpc_embed.families.family import Shape, is_dimension
 from hpc_embed.registry import ANY_ENCODER, Kind, Model
 
 KEYS = {
@@ -58,7 +58,7 @@ def native_model(name: str, config: Mapping[str, object], folder: Path, kind: Ki
 
 
 def _dimension(config: Mapping[str, object], name: str) -> int | None:
-    return next((value for key in KEYS[name] if isinstance(value := config.get(key), int)), None)
+    return next((int(value) for key in KEYS[name] if is_dimension(value := config.get(key))), None)
 
 
 def _limit(config: Mapping[str, object]) -> int | None:

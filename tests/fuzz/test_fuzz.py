@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +14,9 @@ from hypothesis import strategies as st
 
 from hpc_embed.run import faults
 from hpc_embed.sequences.fasta import read_fasta
-from tests.fuzz.parsers import Parser, parsers
+from tests.fuzz.parsers import CONFIG, NAMES, Parser, parsers
 
 CASES = int(os.environ.get("HPC_EMBED_FUZZ_CASES", "40"))
-NAMES = ("fasta", "gzip", "settings", "plan", "marker", "output", "shard", "dataset facts", "safetensors", "config")
 TOKENS = [
     b"",
     b"\0",
@@ -94,3 +94,13 @@ def test_a_megabyte_on_one_line_and_a_gzip_bomb_of_short_records_are_read(tmp_pa
     assert (len(record.id), len(record.sequence)) == (1_000_000, 5_000_000)
     (tmp_path / "bomb.fa.gz").write_bytes(gzip.compress(b">a\nMKV\n" * 300_000))
     assert sum(1 for _ in read_fasta(str(tmp_path / "bomb.fa.gz"))) == 300_000
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "1e999", "NaN", "true", '"6"', "[6]", "9" * 30])
+@pytest.mark.parametrize("key", ["num_attention_heads", "hidden_size", "max_position_embeddings"])
+@pytest.mark.parametrize("model_type", ["esm", "esmc", "bert"])
+def test_a_dimension_that_can_be_none_is_told_or_left_alone(
+    model_type: str, key: str, number: str, readers: dict[str, Parser]
+) -> None:
+    config = json.dumps({**CONFIG, "model_type": model_type, key: "here"}).replace('"here"', number)
+    readers["config"].read(config.encode())

@@ -96,7 +96,7 @@ def _run_in_child(run: SmallRun, counter: mmap.mmap) -> None:
         return start(model, batch)
 
     composition._Composition.start = count  # type: ignore[method-assign,assignment]
-    faults.PAUSES_SECONDS = (0.0,)  # type: ignore[assignment]
+    faults.PAUSES_SECONDS = (0.0,)
     try:
         run.all_of_it()
         os._exit(0)
