@@ -24,6 +24,7 @@ from hpc_embed.config import (
     GatherSettings,
     OutputSettings,
     PlanSettings,
+    ReportSettings,
     RunSettings,
     StageSettings,
     StatusSettings,
@@ -99,6 +100,7 @@ COMMANDS = (
         "Write the dataset as NumPy, HDF5, safetensors, text or faiss.",
         (ExportSettings, OutputSettings),
     ),
+    Command("report", "Tell in one HTML file what a run did.", (RunSettings, ReportSettings, OutputSettings)),
     Command("status", "Tell how far a run is.", (RunSettings, StatusSettings, OutputSettings)),
     Command(
         "stage-model",

@@ -101,6 +101,8 @@ class GatherSettings:
     several nodes share, else 0]."""
     mixed_precision: bool = False
     """Take shards that were embedded in different precisions into one dataset."""
+    report: bool = True
+    """Make report.html in the run folder, too; --no-report leaves it out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +171,17 @@ class StatusSettings:
     """Show it again and again until the run is over: gathered, or nothing of it waits or runs any more."""
     watch_seconds: PositiveFloat = 5.0
     """How often."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSettings:
+    """What the report's map shows"""
+
+    colour_by: str | None = None
+    """FILE:COLUMN of a table by tabs or commas, such as metadata.tsv:family; its column id, or its first, names the
+    records."""
+    map: Literal["auto", "pca", "umap"] = "auto"
+    """auto: UMAP where umap-learn is installed, which takes longer, else PCA. What gather makes is PCA."""
 
 
 @dataclass(frozen=True, kw_only=True)

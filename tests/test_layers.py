@@ -19,6 +19,7 @@ LAYERS = (
     ("engine",),
     ("workers",),
     ("cluster", "results"),
+    ("report",),
     ("commands",),
     ("cli",),
     ("__main__",),
@@ -60,7 +61,9 @@ def test_only_the_engine_and_the_workers_name_torch(path: Path) -> None:
         assert not heavy
 
 
-@pytest.mark.parametrize("module", ["cli", "planning.planner", "cluster.task", "results.gather", "workers.transformer"])
+@pytest.mark.parametrize(
+    "module", ["cli", "planning.planner", "cluster.task", "results.gather", "report.page", "workers.transformer"]
+)
 def test_what_runs_on_a_login_node_does_not_load_torch(module: str) -> None:
     code = f"import sys, hpc_embed.{module}; print('torch' in sys.modules or 'transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

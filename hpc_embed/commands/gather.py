@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hpc_embed.commands.printing import print_json
+from hpc_embed.commands.report import try_report
 from hpc_embed.config import CheckSettings, GatherSettings, OutputSettings, RunSettings
 from hpc_embed.errors import Incomplete
 from hpc_embed.progress import format_seconds
@@ -22,8 +23,7 @@ def run(where: RunSettings, settings: GatherSettings, looking: CheckSettings, ou
         return 0
     plan = read_plan(layout.plan)
     gathered = gather(plan, layout, settings)
-    report(gathered, plan, output.json)
-    return exit_code(gathered)
+    return tell(gathered, plan, layout, settings, output)
 
 
 def _print_proof(checked: Checked, as_json: bool) -> None:
@@ -34,8 +34,16 @@ def _print_proof(checked: Checked, as_json: bool) -> None:
     print(f"fingerprint {checked.fingerprint}, {', '.join(checked.versions)}")
 
 
-def report(gathered: Gathered, plan: Plan, as_json: bool) -> None:
-    """Print what was gathered."""
+def tell(gathered: Gathered, plan: Plan, layout: RunLayout, settings: GatherSettings, output: OutputSettings) -> int:
+    """Make the report and print what was gathered; the exit code, 6 where records failed."""
+    report = try_report(plan, layout) if settings.report else None
+    _print(gathered, plan, output.json)
+    if report and not output.json:
+        print(f"report {report}")
+    return Incomplete.exit_code if gathered.statuses.get("failed") else 0
+
+
+def _print(gathered: Gathered, plan: Plan, as_json: bool) -> None:
     if as_json:
         print_json(gathered._asdict())
         return
@@ -45,8 +53,3 @@ def report(gathered: Gathered, plan: Plan, as_json: bool) -> None:
     print(f"model {plan.model.name},{untrained} {gathered.precision}, dimension {plan.dimension}")
     state = f"written in {format_seconds(gathered.seconds)}" if gathered.is_new else "was there already"
     print(f"dataset {gathered.dataset} ({state})")
-
-
-def exit_code(gathered: Gathered) -> int:
-    """6 where records failed."""
-    return Incomplete.exit_code if gathered.statuses.get("failed") else 0

@@ -7,7 +7,7 @@ from pathlib import Path
 from hpc_embed.cluster.devices import CPU, choose_devices
 from hpc_embed.cluster.needs import refuse_missing_packages, refuse_slow_precision
 from hpc_embed.cluster.task import embed_shards
-from hpc_embed.commands.gather import exit_code, report
+from hpc_embed.commands.gather import tell
 from hpc_embed.config import GatherSettings, OutputSettings, PlanSettings, RunSettings, WorkSettings
 from hpc_embed.errors import Incomplete
 from hpc_embed.planning.forecast import describe, forecast
@@ -45,8 +45,7 @@ def run(
         names = ", ".join(f"{name} ({reason})" for name, reason in sorted(result.failed.items()))
         raise Incomplete(f"{len(result.failed)} shards failed: {names}.", remedy="The same command tries them again.")
     gathered = gather(plan, layout, dataset)
-    report(gathered, plan, output.json)
-    return exit_code(gathered)
+    return tell(gathered, plan, layout, dataset, output)
 
 
 def _usual_workers(settings: PlanSettings, work: WorkSettings) -> int:

@@ -61,6 +61,10 @@ class RunLayout:
         return self.root / "dataset.json"
 
     @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+    @property
     def withdrawn(self) -> Path:
         return withdrawn_folder(self.outputs)
 

@@ -1,0 +1,135 @@
+"""What the report is made of: devices, colours, planes, samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from hpc_embed.report.charts import plain
+from hpc_embed.report.colours import OTHERS, by_group, by_number, by_value
+from hpc_embed.report.devices import forecast_device
+from hpc_embed.report.metadata import parse_column, read_values
+from hpc_embed.report.projection import nearest, pca
+from hpc_embed.report.records import describe_records
+from hpc_embed.report.sample import draw_sample
+from hpc_embed.run.layout import RunLayout
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA A100-PCIE-40GB", "a100"),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", None),
+        ("NVIDIA A10", "a10"),
+        ("NVIDIA GeForce RTX 4090", "rtx4090"),
+        ("Tesla T4", "t4"),
+        ("cpu (AMD EPYC 7763 64-Core Processor, 2 threads)", "cpu"),
+        ("Intel Arc A770", None),
+    ],
+)
+def test_devices_by_their_drivers_names(name: str, known: str | None) -> None:
+    assert forecast_device(name) == known
+
+
+def test_small_groups_are_drawn_together() -> None:
+    groups = [group for number, group in enumerate("abcdefghi") for _ in range(20 - number)]
+    made = by_group("letter", [*groups, ""])
+    assert [entry.label for entry in made.legend] == [*"abcdefg", "2 other groups, or none"]
+    assert sum(entry.num_points for entry in made.legend) == len(groups) + 1
+    assert made.colours_N[-1] == OTHERS[0]
+    assert len(set(zip(made.colours_N, made.markers_N, strict=True))) == 8
+
+
+def test_numbers_are_coloured_in_steps_of_equally_many() -> None:
+    made = by_number("length", [*map(float, range(100)), None], unit=" residues")
+    assert [entry.num_points for entry in made.legend] == [10] * 10 + [1]
+    assert made.legend[0].label == "0 to 10 residues"
+    assert by_number("length", [5.0, 5.0]).legend[0].label == "5 to 5"
+
+
+def test_many_numbers_are_a_scale_and_few_are_groups() -> None:
+    assert len(by_value("score", [str(number / 2) for number in range(20)]).legend) == 10
+    assert [entry.label for entry in by_value("cluster", ["1", "2", "1", ""]).legend] == ["1", "2", "none"]
+    assert [entry.label for entry in by_value("mixed", ["1", "x"]).legend] == ["1", "x"]
+
+
+def test_the_principal_components_are_those_of_a_full_svd() -> None:
+    vectors_ND = np.random.default_rng(1).standard_normal((60, 30)).astype(np.float32)
+    vectors_ND *= np.geomspace(5, 0.1, 30, dtype=np.float32)
+    centred_ND = vectors_ND.astype(np.float64) - vectors_ND.mean(axis=0, dtype=np.float64)
+    left, sizes, _ = np.linalg.svd(centred_ND, full_matrices=False)
+    plane = pca(vectors_ND)
+    np.testing.assert_allclose(np.abs(plane.points_N2), np.abs(left[:, :2] * sizes[:2]), rtol=1e-3, atol=1e-3)
+    assert plane.axes[0] == f"component 1 ({sizes[0] ** 2 / (sizes**2).sum():.0%} of the variance)"
+
+
+def test_equal_vectors_make_one_point() -> None:
+    assert pca(np.ones((4, 3), np.float32)).points_N2.tolist() == [[0, 0]] * 4
+
+
+def test_neighbours_are_by_cosine_nearest_first() -> None:
+    found = nearest(np.array([[1, 0], [2, 0.1], [0, 1], [0.5, 1]], np.float32))
+    assert found.places_NK.tolist() == [[1, 3, 2], [0, 3, 2], [3, 1, 0], [2, 1, 0]]
+
+
+def test_a_sample_holds_vectors_of_its_own_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hpc_embed.report.sample.MOST_ROWS", 40)
+    layout = RunLayout(tmp_path)
+    layout.dataset.mkdir()
+    for part in range(2):
+        numbers = list(range(100 * part, 100 * part + 100))
+        vectors = [None if number % 7 == 0 else [number, 1.0] for number in numbers]
+        vectors[1] = [float("nan"), 1.0]
+        columns = {"ordinal": numbers, "id": [f"r{number}" for number in numbers], "length": numbers}
+        table = pa.table({**columns, "embedding": pa.array(vectors, pa.list_(pa.float16(), 2))})
+        pq.write_table(table, layout.dataset / f"part-{part:05d}.parquet", row_group_size=30)
+    texts = {"description": [f"r{number} of {number}" for number in range(200)], "source": [0] * 150 + [1] * 50}
+    pq.write_table(pa.table(texts), layout.records, row_group_size=64)
+    sample = draw_sample(layout)
+    assert 30 <= len(sample.rows_N) <= 40
+    assert [f"r{number:.0f}" for number in sample.vectors_ND[:, 0]] == [row.id for row in sample.rows_N]
+    assert all(row.description == f"of {row.length}" for row in sample.rows_N)
+    assert all(row.source == (row.length >= 150) for row in sample.rows_N)
+    assert draw_sample(layout).rows_N == sample.rows_N
+
+
+def test_vectors_of_tokens_are_averaged_where_nothing_is_pooled(tmp_path: Path) -> None:
+    layout = RunLayout(tmp_path)
+    layout.dataset.mkdir()
+    kind = pa.large_list(pa.list_(pa.float32(), 2))
+    vectors = pa.array([[[1, 0], [3, 2]], None, [[5, 5]]], kind)
+    table = pa.table(
+        {"ordinal": [0, 1, 2], "id": ["a", "b", "c"], "length": [2, 0, 1], "embedding_per_token_6": vectors}
+    )
+    pq.write_table(table, layout.dataset / "part-00000.parquet")
+    pq.write_table(pa.table({"description": ["a", "b", "c"], "source": [0, 0, 0]}), layout.records)
+    sample = draw_sample(layout)
+    assert (sample.column, sample.is_mean_of_tokens) == ("embedding_per_token_6", True)
+    assert [row.id for row in sample.rows_N] == ["a", "c"]
+    assert sample.vectors_ND.tolist() == [[2, 1], [5, 5]]
+
+
+def test_descriptions_come_in_the_order_asked_for(tmp_path: Path) -> None:
+    texts = {"description": [str(number) for number in range(10)], "source": [0] * 10}
+    pq.write_table(pa.table(texts), tmp_path / "records.parquet", row_group_size=3)
+    found = describe_records(tmp_path / "records.parquet", [9, 0, 4, 4])
+    assert [one.text for one in found] == ["9", "0", "4", "4"]
+
+
+def test_ids_are_found_in_their_column_or_in_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "with:colon.csv"
+    path.write_text('\ufeffclass,id\n"x, y",a\n')
+    assert read_values(parse_column(f"{path}:class"), ["a", "b"]) == ["x, y", ""]
+    path.write_text("name\tclass\na\n\nb\t 3 \n")
+    assert read_values(parse_column(f"{path}:class"), ["a", "b"]) == ["", "3"]
+
+
+def test_text_in_figures_is_short_and_no_tex() -> None:
+    assert plain("$$x$$\ny") == "$ $x$ $ y"
+    assert len(plain("x" * 100)) == 48
