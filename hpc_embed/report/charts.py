@@ -111,7 +111,8 @@ def map_chart(land: Landscape, unit: str) -> Figure:
         line_color=INK,
         line_width=0.4,
         size=7,
-        nonselection_alpha=0.25,
+        nonselection_alpha=0.2,
+        nonselection_line_alpha=0.2,
         name="renderer",
     )
     chart.add_tools(

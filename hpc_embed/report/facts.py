@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hpc_embed.errors import RunConflict
 from hpc_embed.run import files
 from hpc_embed.run.layout import SHARDS_PER_FOLDER, RunLayout, shard_name
 from hpc_embed.run.markers import Failure, WorkFacts, read_failure, read_marker
@@ -85,7 +86,7 @@ def _works(plan: Plan, layout: RunLayout, shards: list[int]) -> tuple[list[Work]
     works, failed_windows = [], Counter[str]()
     for index in shards:
         marker = read_marker(layout.outputs, shard_name(index))
-        if marker is None or marker.fingerprint != plan.fingerprint:
+        if marker is None or marker.fingerprint != plan.fingerprint or not _has_numbers(marker.facts):
             continue
         planned = plan.shards[index]
         share = marker.facts.num_windows_computed / max(planned.num_windows, 1)
@@ -93,6 +94,12 @@ def _works(plan: Plan, layout: RunLayout, shards: list[int]) -> tuple[list[Work]
         works.append(Work(index, ended, planned.flops * share, planned.num_tokens * share, marker.facts))
         failed_windows.update(marker.failed_windows.values())
     return works, failed_windows
+
+
+def _has_numbers(facts: WorkFacts) -> bool:
+    """Anybody may have written the marker."""
+    numbers = (facts.seconds, facts.num_tokens, facts.padding_efficiency, facts.token_budget, facts.peak_memory_bytes)
+    return all(type(number) in (int, float) and 0 <= number < 1 << 62 for number in numbers)
 
 
 def _planned_statuses(plan: Plan) -> dict[str, int]:
@@ -104,8 +111,13 @@ def _planned_statuses(plan: Plan) -> dict[str, int]:
 
 def _gathered_statuses(plan: Plan, layout: RunLayout) -> dict[str, int] | None:
     """Of this plan's dataset, None where there is none."""
+    if not any(layout.dataset.glob("part-*.parquet")):
+        return None
     try:
         content = json.loads(files.read_bytes(layout.dataset_facts))
+        statuses = {str(status): int(count) for status, count in content["statuses"].items()}
+        return statuses if content["fingerprint"] == plan.fingerprint else None
     except FileNotFoundError:
         return None
-    return dict(content["statuses"]) if content["fingerprint"] == plan.fingerprint else None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise RunConflict(f"{layout.dataset_facts}: damaged.", remedy="Gather again.") from error

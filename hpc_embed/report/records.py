@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,8 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from hpc_embed.errors import RunConflict
 from hpc_embed.report.facts import RunFacts
 from hpc_embed.run import files
+from hpc_embed.run.faults import is_passing, reason
 
 MOST_RECORDS = 1 << 20
 """Of more, evenly spread row groups are looked at."""
@@ -99,8 +102,8 @@ def row_groups(paths: Sequence[Path], columns: Sequence[str]) -> list[Group]:
     """All of the files', from their footers."""
     groups = []
     for path in paths:
-        with files.storage.open_to_read(path) as file:
-            metadata = pq.ParquetFile(file).metadata
+        with opened(path) as file:
+            metadata = file.metadata
         for number in range(metadata.num_row_groups):
             group = metadata.row_group(number)
             chunks = [group.column(at) for at in range(group.num_columns)]
@@ -112,5 +115,19 @@ def row_groups(paths: Sequence[Path], columns: Sequence[str]) -> list[Group]:
 def read_groups(groups: Sequence[Group], columns: Sequence[str]) -> Iterator[pa.Table]:
     """One after the other."""
     for group in groups:
-        with files.storage.open_to_read(group.path) as file:
-            yield pq.ParquetFile(file).read_row_group(group.number, columns=list(columns))
+        with opened(group.path) as file:
+            table = file.read_row_group(group.number, columns=list(columns))
+        yield table
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[pq.ParquetFile]:
+    """RunConflict for what is no Parquet; OSError where it cannot be read for now."""
+    with files.storage.open_to_read(path) as content:
+        try:
+            yield pq.ParquetFile(content)
+        except (OSError, pa.ArrowException) as error:
+            if is_passing(error) or (isinstance(error, OSError) and error.errno is not None):
+                raise
+            remedy = "`hpc-embed gather --check` tells what of a dataset is whole."
+            raise RunConflict(f"{path}: damaged ({reason(error)}).", remedy=remedy) from error

@@ -9,10 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from hpc_embed.report.records import Group, describe_records, read_groups, row_groups
+from hpc_embed.report.records import Group, describe_records, opened, read_groups, row_groups
 from hpc_embed.run.layout import RunLayout
 
 MOST_ROWS = 2000
@@ -47,7 +46,8 @@ def draw_sample(layout: RunLayout) -> Sample:
     Whole row groups are read, a drawn few where all are too many: memory is that of one.
     """
     parts = sorted(layout.dataset.glob("part-*.parquet"))
-    schema = pq.read_schema(parts[0])
+    with opened(parts[0]) as file:
+        schema = file.schema_arrow
     column = _column(schema)
     is_per_token = pa.types.is_large_list(schema.field(column).type)
     columns = [name for name in ("ordinal", "id", "length", "start", "stop") if name in schema.names]

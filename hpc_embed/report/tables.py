@@ -140,7 +140,8 @@ def _known(number: float | None, tell: Callable[[float], str]) -> str:
 
 
 def _hours(hours: float) -> str:
-    return f"{hours:,.2f} h" if hours >= 0.1 else format_seconds(hours * 3600)
+    seconds = hours * 3600
+    return f"{hours:,.2f} h" if hours >= 0.1 else format_seconds(seconds) if seconds >= 10 else f"{seconds:.2g} s"
 
 
 def _clock(seconds: float) -> str:

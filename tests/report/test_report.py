@@ -193,6 +193,22 @@ def test_a_plan_of_another_dataset_is_not_gathered(done: RunLayout) -> None:
     assert not run_facts(read_plan(done.plan), done).is_gathered
 
 
+def test_a_damaged_dataset_is_a_conflict_that_names_the_file(done: RunLayout, run: Run) -> None:
+    part = done.dataset / "part-00000.parquet"
+    part.write_bytes(part.read_bytes()[:-8] + b"nonsense")
+    assert "part-00000.parquet: damaged" in run("report", code=4).stderr
+    done.dataset_facts.write_text("[]")
+    assert "dataset.json: damaged. Gather again." in run("report", code=4).stderr
+
+
+def test_markers_whose_numbers_are_none_are_left_out(done: RunLayout, run: Run) -> None:
+    marker = json.loads(done.marker(1).read_text())
+    marker["facts"]["seconds"] = "<b>"
+    done.marker(1).write_text(json.dumps(marker))
+    run("report")
+    assert [work.shard for work in run_facts(read_plan(done.plan), done).works] == [0, 2]
+
+
 def test_colours_come_from_a_column_of_the_users(done: RunLayout, run: Run, tmp_path: Path) -> None:
     (tmp_path / "meta.csv").write_text("name,id,family\nx,a,<i>kinase\ny,b,globin\nz,unknown,none\n")
     run("report", "--colour-by", "meta.csv:family", "--map", "pca")

@@ -17,9 +17,15 @@ function showNeighbours(place, clicks, output) {
 
 function joinMap(points) {
   const output = document.getElementById("nearest"), clicks = read("clicks");
-  points.data_source.selected.change.connect(() => {
-    const [place] = points.data_source.selected.indices;
-    if (place !== undefined) showNeighbours(place, clicks, output);
+  const selected = points.data_source.selected;
+  let isOurs = false;
+  selected.change.connect(() => {
+    const [place] = selected.indices;
+    if (isOurs || place === undefined) return;
+    showNeighbours(place, clicks, output);
+    isOurs = true;
+    selected.indices = [place, ...clicks.places[place]];
+    isOurs = false;
   });
   const choice = document.getElementById("colouring");
   choice.addEventListener("change", () => {
