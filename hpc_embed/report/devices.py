@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-import numpy as np
-
 from hpc_embed.planning.forecast import DEVICES, seconds_on
 from hpc_embed.report.facts import RunFacts, Work
-from hpc_embed.run.canary import BOUNDS, Canary, decode, odd_ones
+from hpc_embed.run.canary import Canary, odd_ones
 
 OF_ANOTHER_CLOCK = {"mig", "nvl", "max"}
 PLUG_IN_CARDS_DIFFER = {"h100", "v100"}
@@ -35,10 +33,9 @@ class DeviceWork(NamedTuple):
     share_of_peak: float | None
     peak_memory_bytes: int
     num_canaries: int
-    largest_canary_distance: float
-    """From the commonest, relative to its length."""
-    canary_bound: float
+    num_different_canaries: int
     num_odd_canaries: int
+    """Beyond the bound from the most, see run/canary.py."""
 
 
 def forecast_device(name: str) -> str | None:
@@ -83,8 +80,7 @@ def _device_work(facts: RunFacts, device: str, precision: str, works: Sequence[W
         share_of_peak=_share_of_peak(known, precision, flops / seconds),
         peak_memory_bytes=max(work.facts.peak_memory_bytes for work in works),
         num_canaries=len(vectors),
-        largest_canary_distance=_largest_distance(facts, precision, vectors),
-        canary_bound=BOUNDS.get(precision, BOUNDS["fp32"]),
+        num_different_canaries=len(set(vectors)),
         num_odd_canaries=sum(work.shard in odd for work in works),
     )
 
@@ -94,19 +90,3 @@ def _share_of_peak(known: str | None, precision: str, flops_per_second: float) -
     if known is None or known == "cpu" or (precision == "fp32") != (known in ("v100", "t4")):
         return None
     return flops_per_second / (DEVICES[known].teraflops * 1e12)
-
-
-def _largest_distance(facts: RunFacts, precision: str, vectors: Sequence[str]) -> float:
-    """From the canary that most workers of this precision made."""
-    all_vectors = [work.facts.canary for work in facts.works if work.facts.precision == precision]
-    known = [vector for vector in all_vectors if vector]
-    if not known:
-        return 0.0
-    usual = decode(Counter(sorted(known)).most_common(1)[0][0])
-    distances = [0.0]
-    for vector in set(vectors):
-        decoded = decode(vector)
-        if usual is None or decoded is None or usual.shape != decoded.shape:
-            return float("inf")
-        distances.append(float(np.linalg.norm(decoded - usual)) / max(float(np.linalg.norm(usual)), 1e-30))
-    return max(distances)

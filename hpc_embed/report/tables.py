@@ -77,9 +77,8 @@ def device_table(works: Sequence[DeviceWork]) -> Table:
         "device-hours, measured": lambda one: _hours(one.hours),
         "device-hours, by the plan's cost model": lambda one: _known(one.predicted_hours, _hours),
         "peak memory": lambda one: f"{one.peak_memory_bytes / 2**30:.2f} GiB",
-        "canaries": lambda one: f"{one.num_canaries:,}, {one.num_odd_canaries:,} of them ODD",
-        "canaries' largest distance from the commonest": lambda one: f"{one.largest_canary_distance:.1e}",
-        "bound of that distance": lambda one: f"{one.canary_bound:.0e}",
+        "canaries": lambda one: f"{one.num_canaries:,}, of which {one.num_different_canaries:,} different",
+        "canaries beyond the bound": lambda one: f"{one.num_odd_canaries:,} ODD" if one.num_odd_canaries else "none",
     }
     headings = ["measure", *(cell(f"{one.device}, {one.precision}") for one in works)]
     return Table("By device", headings, [(name, *map(tell, works)) for name, tell in measures.items()])

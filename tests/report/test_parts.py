@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -11,12 +14,16 @@ import pytest
 
 from hpc_embed.report.charts import plain
 from hpc_embed.report.colours import OTHERS, by_group, by_number, by_value
-from hpc_embed.report.devices import forecast_device
+from hpc_embed.report.devices import device_works, forecast_device
+from hpc_embed.report.facts import RunFacts, Work
 from hpc_embed.report.metadata import parse_column, read_values
 from hpc_embed.report.projection import nearest, pca
 from hpc_embed.report.records import describe_records
 from hpc_embed.report.sample import draw_sample
+from hpc_embed.run.canary import encode
 from hpc_embed.run.layout import RunLayout
+from hpc_embed.run.markers import WorkFacts
+from hpc_embed.run.plan import Cost, Plan
 
 
 @pytest.mark.parametrize(
@@ -133,3 +140,36 @@ def test_ids_are_found_in_their_column_or_in_the_first(tmp_path: Path) -> None:
 def test_text_in_figures_is_short_and_no_tex() -> None:
     assert plain("$$x$$\ny") == "$ $x$ $ y"
     assert len(plain("x" * 100)) == 48
+
+
+def work(device: str, precision: str, canary: str) -> Work:
+    facts = WorkFacts(
+        device=device,
+        precision=precision,
+        versions={},
+        process="node:1",
+        seconds=10.0,
+        num_tokens=900,
+        num_windows_computed=1,
+        tokens_per_second=90.0,
+        padding_efficiency=0.9,
+        token_budget=1000,
+        peak_memory_bytes=1 << 30,
+        canary=canary,
+    )
+    return Work(shard=0, ended=100.0, flops=1e15, num_tokens=900, facts=facts)
+
+
+def test_each_kind_of_device_is_told_of_by_itself(tmp_path: Path) -> None:
+    plan = cast(Plan, SimpleNamespace(cost=Cost(linear_flops=10**12, quadratic_flops=0)))
+    usual, odd = encode(np.ones(3, np.float32)), encode(np.array([1, 1, 2], np.float32))
+    works = [work("NVIDIA H100 80GB HBM3", "bf16", usual)] * 2 + [work("Tesla T4", "bf16", odd)]
+    works = [one._replace(shard=shard) for shard, one in enumerate(works)]
+    facts = RunFacts(plan, RunLayout(tmp_path), 3, 0, 0, works, [], Counter(), {}, False)
+    h100, t4 = device_works(facts)
+    assert (h100.num_shards, h100.num_tokens, h100.tokens_per_second, h100.hours) == (2, 1800, 90.0, 20 / 3600)
+    assert h100.padding_efficiency == pytest.approx(0.9)
+    assert h100.share_of_peak == pytest.approx(1e14 / 989e12)
+    assert h100.predicted_hours == pytest.approx(2e15 / (989e12 * 0.4) / 3600)
+    assert t4.share_of_peak is None, "its data sheet's figure here is FP32's"
+    assert (h100.num_odd_canaries, t4.num_odd_canaries) == (0, 1)
