@@ -103,9 +103,7 @@ def measure(way: Way, windows: Windows, seconds: float = SECONDS) -> Measured:
     return Measured(num_tokens / statistics.median(times), num_tokens / num_computed, peak_bytes(device), vectors)
 
 
-def packed(
-    encoder: Encoder, pooling: str, layer: int | Sequence[int], token_budget: int, device: torch.device
-) -> Way:
+def packed(encoder: Encoder, pooling: str, layer: int | Sequence[int], token_budget: int, device: torch.device) -> Way:
     """Ours: the engine that the workers run."""
 
     def embed(windows: Windows) -> Outcome:

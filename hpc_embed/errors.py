@@ -34,6 +34,10 @@ class UsageError(HpcEmbedError):
     exit_code = 2
 
 
+class UnknownRecord(UsageError, KeyError):
+    """A dataset has no such id, or no such ordinal."""
+
+
 class BadInput(HpcEmbedError):
     """The FASTA is wrong, or is not FASTA."""
 

@@ -58,6 +58,13 @@ def test_the_protein_benchmark_compares_the_ways_it_names(globins: Path) -> None
     assert figures["esm2_t6_8M: transformers, one at a time: tokens"][1] == "tokens/s"
 
 
+def test_the_reading_benchmark_reads_what_it_made() -> None:
+    figures = lines_of([sys.executable, "-m", "benchmarks.reading", "--records", "500", "--dimension", "8", "--json"])
+    assert figures["warm_500_p50"][1] == "us"
+    assert figures["resident_500"][0] > 1
+    assert all(value > 0 for value, _ in figures.values())
+
+
 def test_lengths_are_those_of_every_tenth_protein() -> None:
     if not FASTA.exists():
         pytest.skip("needs Debian's mmseqs2-examples")

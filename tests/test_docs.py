@@ -11,6 +11,7 @@ import pytest
 from docs.generate import TARGET, command_reference
 from hpc_embed.cli import COMMANDS, SETTINGS_FILE, make_parser, normalise
 from tests.conftest import REPOSITORY
+from tests.reading.datasets import write_dataset
 
 PAGES = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md"), REPOSITORY / "examples/README.md"]
 
@@ -34,6 +35,15 @@ def test_every_command_that_the_docs_show_parses(line: str) -> None:
     command = next(command for command in COMMANDS if command.name == name)
     parser = make_parser(command)
     parser.parse_args(normalise(parser, command, arguments))
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/dataset.md"])
+def test_the_python_that_reads_a_dataset_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_dataset(tmp_path / "embed-run")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (REPOSITORY / page).read_text(), flags=re.S)
+    assert blocks
+    exec("\n".join(blocks), {})  # noqa: S102
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -78,10 +78,7 @@ class RecordsWriter:
         self._num_written += num_rows
 
     def _add_ids(self, ids: pa.StringArray) -> None:
-        _, offsets, content = ids.buffers()
-        edges = np.frombuffer(offsets, dtype=np.int32)[: len(ids) + 1].astype(np.int64)
-        letters = np.frombuffer(content, dtype=np.uint8) if content else np.empty(0, dtype=np.uint8)
-        digests_N = kernel.digests(letters, edges[:-1], np.diff(edges))
+        digests_N = kernel.digests_of(ids)
         self.ids.add(bucket_of(digests_N["high"], self.ids.num_buckets), digests_N)
 
     def __enter__(self) -> RecordsWriter:

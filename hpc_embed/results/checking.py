@@ -41,6 +41,8 @@ def check(layout: RunLayout) -> Checked:
     for name in sorted(set(parts) & set(found)):
         if problem := patiently(lambda name=name: _problem(layout, name, parts[name], facts), layout.dataset / name):  # type: ignore[misc]
             problems[name] = problem
+    if problem := patiently(lambda: _problem_of_index(layout, facts.get("index")), layout.dataset_index):
+        problems[layout.dataset_index.name] = problem
     if sum(part["rows"] for part in parts.values()) != facts["num_records"]:
         problems["dataset.json"] = "its parts do not add up to its records"
     if layout.plan.exists() and read_plan(layout.plan).fingerprint != facts["fingerprint"]:
@@ -62,6 +64,7 @@ def _facts(layout: RunLayout) -> dict[str, Any]:
             all(type(part["rows"]) is int and isinstance(part["sha256"], str) for part in parts.values())
             and type(facts["num_records"]) is int
             and isinstance(facts["fingerprint"], str)
+            and ("index" not in facts or isinstance(facts["index"]["sha256"], str))
             and isinstance(facts["versions"], list)
         )
     except FileNotFoundError as error:
@@ -73,6 +76,17 @@ def _facts(layout: RunLayout) -> dict[str, Any]:
     if not is_whole:
         raise RunConflict(f"{path}: damaged.", remedy="Gather again.")
     return dict(facts)
+
+
+def _problem_of_index(layout: RunLayout, index: dict[str, Any] | None) -> str | None:
+    """None too for a dataset of a version that made no index."""
+    if index is None:
+        return None
+    try:
+        is_same = sha256_of_file(layout.dataset_index) == index["sha256"]
+    except FileNotFoundError:
+        return "is missing"
+    return None if is_same else "is damaged (the checksum differs)"
 
 
 def _problem(layout: RunLayout, name: str, part: dict[str, Any], facts: dict[str, Any]) -> str | None:

@@ -16,15 +16,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from hpc_embed.errors import RunConflict
 from hpc_embed.registry import WITH_SPECIAL
 from hpc_embed.results.checks import MEBIBYTE, WindowVectors
 from hpc_embed.run import files
 from hpc_embed.run.faults import patiently
 from hpc_embed.run.files import new_file
+from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.outputs import Outputs
 from hpc_embed.run.vectors import METADATA_KEY, ROW_GROUP_ROWS
 from hpc_embed.sequences.windows import places
 
+PAGE_BYTES = 1 << 30
+"""More than a row group has: its vectors are one page, whose numbers lie side by side (`results.pages`)."""
 NUMBERS = {"float32": pa.float32(), "float16": pa.float16()}
 
 
@@ -46,7 +50,7 @@ class Rows(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What dataset.json tells of a part."""
+    """What dataset.json tells of a part, and of the index."""
 
     rows: int
     num_bytes: int
@@ -89,6 +93,15 @@ class Arrangement(NamedTuple):
     """Where a truncated record was cut."""
     stride: int | None = None
     """Where windows overlap."""
+
+
+def find_dataset(where: Path) -> RunLayout:
+    """The run that has this dataset, from its folder or from the dataset's own; RunConflict where there is none."""
+    for layout in (RunLayout(where), RunLayout(where.resolve().parent)):
+        is_meant = where.resolve() in (layout.root.resolve(), layout.dataset.resolve())
+        if is_meant and layout.dataset.is_dir() and layout.dataset_facts.is_file():
+            return layout
+    raise RunConflict(f"{where}: no run folder with a dataset.", remedy="Run `hpc-embed gather` first.")
 
 
 def dataset_schema(dimension: int, dtype: str, metadata: Mapping[str, object], outputs: Outputs) -> pa.Schema:
@@ -159,6 +172,7 @@ def _part_writer(file: Hashed, schema: pa.Schema, vectors_of: Sequence[str]) -> 
         | {f"{name}.{path}": "none" for name in vectors_of for path in ("list.element", "list.element.list.element")},
         use_dictionary=["status", "reason"],
         write_statistics=["ordinal"],
+        data_page_size=PAGE_BYTES,
     )
 
 

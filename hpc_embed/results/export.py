@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from hpc_embed.errors import BadInput, RunConflict, UsageError
 from hpc_embed.progress import counting
+from hpc_embed.results.dataset import find_dataset
 from hpc_embed.results.formats import FORMATS, Block, Contents
 from hpc_embed.run.files import whole_folder, write_json
-from hpc_embed.run.layout import RunLayout
 
 FACTS = "export.json"
 ID_TABLE = "ids.tsv"
@@ -69,9 +69,9 @@ def export(where: Path, to: str, target: Path, dtype: str, column: str) -> Expor
 
     Raises RunConflict where there is no dataset, or something else in the target's place.
     """
-    folder, facts_path = _find(where)
-    facts = json.loads(facts_path.read_text(encoding="utf-8"))
-    parts = sorted(folder.glob("part-*.parquet"))
+    layout = find_dataset(where)
+    facts = json.loads(layout.dataset_facts.read_text(encoding="utf-8"))
+    parts = sorted(layout.dataset.glob("part-*.parquet"))
     contents = _contents(parts, column, dtype)
     wanted = {"dataset": facts["fingerprint"], "outputs_digest": facts["outputs_digest"], "format": to}
     wanted |= {"column": contents.column, "dtype": contents.dtype}
@@ -104,15 +104,6 @@ def export(where: Path, to: str, target: Path, dtype: str, column: str) -> Expor
     result = _existing(target, wanted)
     assert result is not None
     return result
-
-
-def _find(where: Path) -> tuple[Path, Path]:
-    """The folder of parts and its facts, from a run folder or from the dataset itself."""
-    for layout in (RunLayout(where), RunLayout(where.resolve().parent)):
-        is_meant = where.resolve() in (layout.root.resolve(), layout.dataset.resolve())
-        if is_meant and layout.dataset.is_dir() and layout.dataset_facts.is_file():
-            return layout.dataset, layout.dataset_facts
-    raise RunConflict(f"{where}: no run folder with a dataset.", remedy="Run `hpc-embed gather` first.")
 
 
 def _contents(parts: list[Path], column: str, dtype: str) -> Contents:

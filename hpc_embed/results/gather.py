@@ -7,7 +7,7 @@ import json
 import time
 from collections import Counter
 from dataclasses import asdict
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hpc_embed import __version__
 from hpc_embed.config import GatherSettings
@@ -15,6 +15,7 @@ from hpc_embed.errors import EnvironmentFault, Incomplete, RunConflict
 from hpc_embed.progress import counting
 from hpc_embed.results.checks import Problems, WindowVectors, collect, room_for_vectors, withdraw_odd
 from hpc_embed.results.dataset import Arrangement, dataset_schema, write_parts
+from hpc_embed.results.index import publish_index
 from hpc_embed.results.waiting import wait_for_markers
 from hpc_embed.run.files import remove, remove_leftovers, whole_folder, write_json
 from hpc_embed.run.layout import RunLayout
@@ -65,6 +66,7 @@ def gather(plan: Plan, layout: RunLayout, settings: GatherSettings) -> Gathered:
             _prove(plan, dict(statuses))
         content = {**facts, "num_records": statuses.total(), "statuses": dict(sorted(statuses.items()))}
         content["parts"] = {name: part._asdict() for name, part in parts.items()}
+        content["index"] = publish_index(layout)._asdict()
         write_json(layout.dataset_facts, content)
     result = _existing(layout, facts)
     assert result is not None
@@ -133,7 +135,9 @@ def _existing(layout: RunLayout, facts: dict[str, object]) -> Gathered | None:
         found = json.loads(layout.dataset_facts.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    if not layout.dataset.is_dir() or any(found.get(key) != value for key, value in facts.items()):
+    if not layout.dataset.is_dir() or not _has_index(layout, found):
+        return None
+    if any(found.get(key) != value for key, value in facts.items()):
         return None
     return Gathered(
         dataset=str(layout.dataset),
@@ -143,6 +147,14 @@ def _existing(layout: RunLayout, facts: dict[str, object]) -> Gathered | None:
         is_new=False,
         seconds=0.0,
     )
+
+
+def _has_index(layout: RunLayout, found: dict[str, Any]) -> bool:
+    """Of the size that it had; `check` reads all of it."""
+    try:
+        return bool(layout.dataset_index.stat().st_size == found["index"]["num_bytes"])
+    except (OSError, KeyError, TypeError):
+        return False
 
 
 def _prove(plan: Plan, statuses: dict[str, int]) -> None:

@@ -65,6 +65,11 @@ class RunLayout:
         return self.root / "report.html"
 
     @property
+    def dataset_index(self) -> Path:
+        """Where in the dataset each id is."""
+        return self.root / "dataset-index.npz"
+
+    @property
     def withdrawn(self) -> Path:
         return withdrawn_folder(self.outputs)
 

@@ -89,7 +89,7 @@ class VectorFile:
 
     def __init__(self, path: Path) -> None:
         self._source = files.storage.open_to_read(path)
-        with _faults_of_content():
+        with faults_of_content():
             self._file = pq.ParquetFile(self._source, pre_buffer=True)
             self.num_rows: int = self._file.metadata.num_rows
             schema = self._file.schema_arrow
@@ -111,7 +111,7 @@ class VectorFile:
             yield self._rows(group)
 
     def _rows(self, group: int) -> Vectors:
-        with _faults_of_content():
+        with faults_of_content():
             table = self._file.read_row_group(group)
             if any(column.null_count for column in table.columns):
                 raise ValueError("an empty cell")
@@ -129,7 +129,7 @@ class VectorFile:
         return self._column("num_tokens").astype(np.int32, copy=False)
 
     def _column(self, name: str) -> NDArray[np.int64]:
-        with _faults_of_content():
+        with faults_of_content():
             column = self._file.read(columns=[name])[name]
             if column.null_count:
                 raise ValueError("an empty cell")
@@ -138,7 +138,7 @@ class VectorFile:
 
 
 @contextmanager
-def _faults_of_content() -> Iterator[None]:
+def faults_of_content() -> Iterator[None]:
     """pyarrow's errors about bytes as Damaged; those of the system as they are."""
     try:
         yield

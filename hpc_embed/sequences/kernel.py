@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from hpc_embed.sequences.letters import ResiduePolicy
@@ -138,6 +139,14 @@ def digests(content: Bytes, starts_N: Ints, lengths_N: Ints) -> NDArray[np.void]
         return np.frombuffer(b"".join(each), dtype=DIGEST)
     library.hpc_embed_digest(*_all(content, starts_N, lengths_N), _size(starts_N), _at(found_N))
     return found_N
+
+
+def digests_of(words: pa.StringArray) -> NDArray[np.void]:
+    """The digest of each word."""
+    _, offsets, content = words.buffers()
+    edges = np.frombuffer(offsets, dtype=np.int32)[words.offset : words.offset + len(words) + 1].astype(np.int64)
+    letters = np.frombuffer(content, dtype=np.uint8) if content else np.empty(0, dtype=np.uint8)
+    return digests(letters, edges[:-1], np.diff(edges))
 
 
 def _at(array: NDArray[Any]) -> ctypes.c_void_p:

@@ -18,6 +18,7 @@ from safetensors.torch import save
 from hpc_embed.cli import main
 from hpc_embed.engine.checkpoints import read_weights
 from hpc_embed.errors import HpcEmbedError
+from hpc_embed.reading.index import Index
 from hpc_embed.results.checking import check
 from hpc_embed.run.canary import decode
 from hpc_embed.run.identity import pin_model
@@ -30,7 +31,10 @@ from hpc_embed.sequences.fasta import read_fasta
 from tests.torture.small_run import FASTA, SmallRun, on
 from tests.torture.storage import FaultyStorage
 
-NAMES = ("fasta", "gzip", "settings", "plan", "marker", "output", "shard", "dataset facts", "safetensors", "config")
+NAMES = (
+    *("fasta", "gzip", "settings", "plan", "marker", "output", "shard"),
+    *("dataset facts", "dataset index", "safetensors", "config"),
+)
 CODES = {0, 2, 3, 4, 5, 6}
 CONFIG = {
     "model_type": "esm",
@@ -72,6 +76,7 @@ def parsers(folder: Path) -> dict[str, Parser]:
         "output": Parser(layout.output(0).read_bytes(), lambda content: _vectors(folder / "o.parquet", content)),
         "shard": Parser(layout.shard(0).read_bytes(), lambda content: _shard(folder / "s.parquet", content)),
         "dataset facts": Parser(layout.dataset_facts.read_bytes(), lambda content: _facts(layout, content)),
+        "dataset index": Parser(layout.dataset_index.read_bytes(), lambda content: _index(folder / "i.npz", content)),
         "safetensors": Parser(weights, lambda content: _weights(folder / "w.safetensors", content)),
         "config": Parser(json.dumps(CONFIG).encode(), lambda content: _config(checkpoint, content)),
     }
@@ -149,6 +154,13 @@ def _facts(layout: RunLayout, content: bytes) -> None:
     with contextlib.suppress(HpcEmbedError):
         assert check(layout).num_records == 7
     assert pq.read_metadata(layout.dataset / "part-00000.parquet").num_rows == 7
+
+
+def _index(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with contextlib.suppress(Damaged):
+        index = Index(path)
+        assert len(index.records(0, index.num_rows)) == index.num_rows + 1
 
 
 def _weights(path: Path, content: bytes) -> None:
