@@ -54,7 +54,7 @@ def embed_windows(
     encoder: Encoder,
     windows: Sequence[NDArray[np.integer]],
     pooling: str,
-    layer: int,
+    layer: int | Sequence[int],
     device: torch.device,
     special: Special = AROUND,
 ) -> Embedded:
