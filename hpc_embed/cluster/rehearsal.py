@@ -105,9 +105,9 @@ def _steps(folder: Path, layout: RunLayout, settings: SubmitSettings, deadline: 
     if second.num_submitted != 1:
         raise _Failed(f"{second.num_submitted} shards were submitted again instead of one.")
     yield Finding("submit again", True, f"the one that is missing, as job {second.arrays[0]}")
-    _await(plan, layout, deadline, "the dataset did not come", lambda seen: seen.is_gathered or seen.is_over)
-    if not layout.dataset_facts.exists():
-        raise _Failed(f"nothing was gathered. {_excuse(run_status(plan, layout), layout)}")
+    seen = _await(plan, layout, deadline, "the dataset did not come", lambda seen: seen.is_gathered or seen.is_over)
+    if not seen.is_gathered:
+        raise _Failed(f"nothing was gathered. {_excuse(seen, layout)}")
     statuses = gather(plan, layout, GatherSettings()).statuses  # it is there already: this reads it back
     if statuses != {"embedded": NUM_RECORDS}:
         raise _Failed(f"records by status: {dict(statuses)}.")

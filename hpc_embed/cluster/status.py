@@ -15,6 +15,8 @@ from hpc_embed.cluster.slurm import Element
 from hpc_embed.cluster.submission import read_submissions
 from hpc_embed.cluster.whereabouts import Whereabouts, endings, whereabouts
 from hpc_embed.errors import EnvironmentFault
+from hpc_embed.run import files
+from hpc_embed.run.faults import patiently
 from hpc_embed.run.layout import SHARDS_PER_FOLDER, RunLayout, shard_name
 from hpc_embed.run.markers import read_failure, read_marker
 from hpc_embed.run.pieces import num_windows_in_pieces, seconds_of_pieces
@@ -98,10 +100,15 @@ def run_status(plan: Plan, layout: RunLayout) -> RunStatus:
             for index, facts in enumerate(plan.shards)
         ],
         gather_job=", ".join(f"{job.job} ({job.state}, {job.detail})" for job in where.gathers) if where else "",
-        is_gathered=layout.dataset_facts.exists(),
+        is_gathered=_is_gathered(layout),
         is_over=where is not None and where.is_over,
         notes=[one.error.message for one in where.damaged] if where else [],
     )
+
+
+def _is_gathered(layout: RunLayout) -> bool:
+    """By a listing: where its absence was just seen, NFS would tell of it for another minute."""
+    return layout.dataset_facts.name in patiently(lambda: files.storage.names(layout.root), layout.root)
 
 
 def last_lines(log: str) -> list[str]:

@@ -14,47 +14,10 @@ from hpc_embed.cluster.submission import Submission, new_submission, read_submis
 from hpc_embed.cluster.whereabouts import endings, whereabouts
 from hpc_embed.errors import EnvironmentFault, RunConflict
 from hpc_embed.run.layout import RunLayout
+from tests.cluster.conftest import Fakes
 from tests.conftest import REPOSITORY
 
 SCRIPT = REPOSITORY / "hpc_embed/cluster/requeue.sh"
-
-
-class Fakes:
-    """Slurm's commands, each printing what a test says and noting how it was called."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def says(self, program: str, output: str, code: int = 0, error: str = "") -> None:
-        (self.folder / f"{program}.out").write_text(output)
-        (self.folder / f"{program}.err").write_text(error)
-        path = self.folder / program
-        path.write_text(f'#!/bin/bash\necho "$*" >>"$0.calls"\ncat "$0.out"\ncat "$0.err" >&2\nexit {code}\n')
-        path.chmod(0o755)
-
-    def calls(self, program: str) -> list[str]:
-        path = self.folder / f"{program}.calls"
-        return path.read_text().splitlines() if path.exists() else []
-
-
-@pytest.fixture
-def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fakes:
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-    slurm.site_configuration.cache_clear()
-    fakes = Fakes(folder)
-    fakes.says("scontrol", "PrivateData = none\nMaxArraySize = 1001\nClusterName = here\n")
-    fakes.says("squeue", "")
-    fakes.says("sacct", "")
-    return fakes
-
-
-@pytest.fixture
-def layout(tmp_path: Path) -> RunLayout:
-    layout = RunLayout(tmp_path / "run")
-    layout.submissions.mkdir(parents=True)
-    return layout
 
 
 def submitted(layout: RunLayout, job: str, *tasks: list[int], **facts: object) -> Submission:
