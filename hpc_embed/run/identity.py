@@ -192,9 +192,10 @@ def read_config(folder: Path) -> Mapping[str, object]:
 
 
 def _model_of_config(name: str, family: Family, config: Mapping[str, object], folder: Path, licence: str) -> Model:
-    template, shape = _template(family.name), shape_of_config(family, config, folder)
+    shape = shape_of_config(family, config, folder)
+    template = models().get(name, _template(family.name))
     return replace(
-        models().get(name, template),
+        template,
         name=name,
         dimension=shape.hidden,
         shape=shape,

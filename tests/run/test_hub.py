@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 import subprocess
@@ -10,8 +11,10 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 
 from hpc_embed.engine.weights import random_weights
@@ -185,3 +188,141 @@ def test_without_a_network_the_first_command_is_one_line(run: Run, globins: Path
     assert error.count("\n") == 1
     assert "could not be fetched from the hub (ConnectError" in error
     assert "hpc-embed stage-model" in error
+
+
+# ---- without a server
+
+
+class Cache:
+    """In the place of the hub's library: what is in the cache, and what the hub answers."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[tuple[object, ...]] = []
+        self.cached: Path | None = None
+        self.fault: BaseException | None = None
+        self.names = ["model.safetensors"]
+        monkeypatch.setattr("huggingface_hub.snapshot_download", self.snapshot_download)
+        monkeypatch.setattr("huggingface_hub.HfApi", lambda: self)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", "/the/cache")
+
+    def snapshot_download(self, repository: str, **options: object) -> str:
+        self.calls.append((repository, options))
+        if options.get("local_files_only"):
+            if self.cached is None:
+                raise LocalEntryNotFoundError("not here")
+            return str(self.cached)
+        return "/the/cache/fetched"
+
+    def model_info(self, repository: str, **options: object) -> object:
+        self.calls.append((repository, options))
+        if self.fault:
+            raise self.fault
+        return SimpleNamespace(sha=COMMIT, siblings=[SimpleNamespace(rfilename=name) for name in self.names])
+
+
+@pytest.fixture
+def cache(monkeypatch: pytest.MonkeyPatch) -> Cache:
+    return Cache(monkeypatch)
+
+
+def test_what_is_in_the_cache_is_not_fetched(cache: Cache, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch()
+    cache.cached = tmp_path
+    assert hub.hub_folder(REPOSITORY, REPOSITORY, "main") == tmp_path
+    assert cache.calls == [(REPOSITORY, {"revision": "main", "local_files_only": True})]
+
+
+@pytest.mark.parametrize("has_config_alone", [False, True])
+@pytest.mark.parametrize(
+    ("names", "patterns"),
+    [
+        (["config.json", "model.safetensors"], ["*.safetensors", "*.safetensors.index.json"]),
+        (["pytorch_model.bin"], ["pytorch_model*.bin", "pytorch_model.bin.index.json"]),
+        (["model.safetensors.md"], ["pytorch_model*.bin", "pytorch_model.bin.index.json"]),
+    ],
+)
+def test_what_is_not_is_fetched_by_its_commit(
+    names: list[str], patterns: list[str], has_config_alone: bool, cache: Cache, tmp_path: Path
+) -> None:
+    cache.names = names
+    cache.cached = tmp_path if has_config_alone else None
+    assert hub.hub_folder(REPOSITORY, REPOSITORY, "main") == Path("/the/cache/fetched")
+    wanted = [*patterns, *hub.SMALL_FILES, *hub.TOKENISER_FILES, "README.md"]
+    assert cache.calls[1:] == [
+        (REPOSITORY, {"revision": "main", "timeout": 10.0}),
+        (REPOSITORY, {"revision": COMMIT, "allow_patterns": wanted, "etag_timeout": 10.0}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "revision", "words"),
+    [
+        ("esm2_t12_35M", "main", "the weights of someone/model at main are not"),
+        ("esm2_t12_35M", None, "or try esm2_t12_35M:untrained to see it run."),
+        (REPOSITORY, None, "or try esm2_t6_8M:untrained to see it run."),
+        (REPOSITORY, None, "the weights of someone/model are not in the hub cache /the/cache"),
+    ],
+)
+def test_offline_nothing_is_asked_for(
+    name: str, revision: str | None, words: str, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(EnvironmentFault) as caught:
+        hub.hub_folder(name, REPOSITORY, revision)
+    assert words in str(caught.value)
+    assert "HF_HUB_OFFLINE is set" in str(caught.value)
+    assert len(cache.calls) == 1
+
+
+def answered(status: int, kind: type[Exception] = RuntimeError) -> Exception:
+    error = kind(f"HTTP {status}")
+    error.response = SimpleNamespace(status_code=status)  # type: ignore[attr-defined]
+    return error
+
+
+def caused_by(cause: BaseException, outer: Exception) -> Exception:
+    outer.__cause__ = cause
+    return outer
+
+
+def within(first: BaseException, later: Exception) -> Exception:
+    later.__context__ = first
+    return later
+
+
+def in_a_circle() -> Exception:
+    first, second = RuntimeError("first\nline"), RuntimeError("second")
+    first.__context__, second.__context__ = second, first
+    return first
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (answered(404), "someone/model at v1 is not on the hub (HTTP 404)."),
+        (caused_by(answered(429), OSError("outer")), "too many requests from here (HTTP 429)."),
+        (within(answered(403), ValueError("outer")), "this account has no access (HTTP 403)."),
+        (answered(500), "a fault of its own (HTTP 500)."),
+        (answered(418), "could not be fetched from the hub (RuntimeError: HTTP 418)."),
+        (OSError(errno.ENOSPC, "No space left"), "no space left in the hub cache /the/cache."),
+        (PermissionError("/the/cache"), "the hub cache cannot be written (/the/cache)."),
+        (OSError(errno.EROFS, "Read-only file system"), "the hub cache cannot be written ("),
+        (OSError(errno.EIO, "I/O error"), "could not be fetched from the hub (OSError: [Errno 5] I/O error)."),
+        (in_a_circle(), "could not be fetched from the hub (RuntimeError: first)."),
+        (ValueError(""), "could not be fetched from the hub (ValueError)."),
+        (RuntimeError("no route."), "could not be fetched from the hub (RuntimeError: no route)."),
+    ],
+)
+def test_what_the_hubs_library_raises_is_explained(fault: Exception, words: str, cache: Cache) -> None:
+    cache.fault = fault
+    with pytest.raises(EnvironmentFault) as caught:
+        hub.hub_folder("esm2_t12_35M", REPOSITORY, "v1")
+    assert words in caught.value.message
+    assert caught.value.message.startswith("--model esm2_t12_35M: ")
+
+
+def test_a_bug_of_ours_is_none_of_the_hubs(cache: Cache) -> None:
+    cache.fault = KeyError("ours")
+    with pytest.raises(KeyError):
+        hub.download(REPOSITORY, REPOSITORY, None)
