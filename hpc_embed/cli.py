@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 
@@ -179,7 +179,7 @@ def _dispatch(arguments: list[str]) -> int:
     if arguments[0] == "--version":
         print(f"hpc-embed {__version__}")
         return 0
-    command = _find_command(arguments[0])
+    command = find_command(arguments[0])
     parser = make_parser(command)
     _read_settings_file(parser, command)
     namespace = parser.parse_args(normalise(parser, command, arguments[1:]))
@@ -188,9 +188,13 @@ def _dispatch(arguments: list[str]) -> int:
 
 def run_command(command: Command, namespace: Namespace) -> int:
     """Call the command with its settings."""
-    settings = [kind(**{field.name: namespace[field.name] for field in fields(kind)}) for kind in command.settings]
-    code: int = import_module(command.module).run(*settings)
+    code: int = import_module(command.module).run(*settings_of(command, namespace))
     return code
+
+
+def settings_of(command: Command, namespace: Namespace) -> list[Any]:
+    """Those of a command, in its order."""
+    return [kind(**{field.name: namespace[field.name] for field in fields(kind)}) for kind in command.settings]
 
 
 def make_parser(command: Command) -> CommandParser:
@@ -293,14 +297,14 @@ def _read_settings_file(parser: CommandParser, command: Command) -> None:
     parser.set_defaults(chosen)
 
 
-def _find_command(name: str) -> Command:
-    names = [command.name for command in COMMANDS]
-    for command in COMMANDS:
-        if command.name == name.replace("_", "-"):
-            return command
-    close = get_close_matches(name, names, n=1)
+def find_command(name: str) -> Command:
+    """By its name; UsageError, with the nearest, for one that is none."""
+    commands = {command.name: command for command in COMMANDS}
+    if (dashed := name.replace("_", "-")) in commands:
+        return commands[dashed]
+    close = get_close_matches(name, commands, n=1)
     hint = f"Did you mean {close[0]}? " if close else ""
-    raise UsageError(f"{name}: no such command.", remedy=f"{hint}Commands: {', '.join(names)}.")
+    raise UsageError(f"{name}: no such command.", remedy=f"{hint}Commands: {', '.join(commands)}.")
 
 
 def _overview() -> str:
@@ -317,8 +321,7 @@ def _overview() -> str:
 
 
 def _dashed(invocation: str) -> str:
-    words = invocation.split(" ")
-    return " ".join(word.replace("_", "-") if word.startswith("--") else word for word in words)
+    return " ".join(word.replace("_", "-") if word.startswith("--") else word for word in invocation.split(" "))
 
 
 def _in_one_line(parser: CommandParser, message: str) -> str:

@@ -16,6 +16,14 @@ from tests.reading.datasets import write_dataset
 PAGES = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md"), REPOSITORY / "examples/README.md"]
 
 
+def python_blocks(page: Path) -> list[str]:
+    blocks: list[str] = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.S)
+    return blocks
+
+
+WITH_PYTHON = [page for page in PAGES if python_blocks(page)]
+
+
 def test_the_command_reference_is_up_to_date() -> None:
     assert TARGET.read_text() == command_reference(), "run `make docs`"
 
@@ -37,13 +45,12 @@ def test_every_command_that_the_docs_show_parses(line: str) -> None:
     parser.parse_args(normalise(parser, command, arguments))
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/dataset.md"])
-def test_the_python_that_reads_a_dataset_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.name)
+def test_the_python_that_the_docs_show_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_dataset(tmp_path / "embed-run")
+    (tmp_path / "examples").symlink_to(REPOSITORY / "examples")
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (REPOSITORY / page).read_text(), flags=re.S)
-    assert blocks
-    exec("\n".join(blocks), {})  # noqa: S102
+    exec("\n".join(python_blocks(page)), {})  # noqa: S102
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hpc_embed.cluster.signals import signals_held
+from hpc_embed.cluster.spawning import no_main
 from hpc_embed.errors import FULL_DISK_REMEDY, EnvironmentFault, HpcEmbedError, Interrupted, is_full_disk
 from hpc_embed.progress import (
     BatchDone,
@@ -124,7 +125,7 @@ class Crew:
         return CrewResult(self._finished, self._failed)
 
     def _start(self, device: int | str) -> _Member:
-        with signals_held([signal.SIGUSR2]):  # it reaches the whole group, and would kill what is still starting
+        with no_main(), signals_held([signal.SIGUSR2]):  # it reaches the group, and kills what is still starting
             todo: multiprocessing.Queue[Path | None] = self._context.Queue()
             events: multiprocessing.Queue[Event] = self._context.Queue()
             process = self._context.Process(

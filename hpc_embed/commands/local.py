@@ -14,8 +14,9 @@ from hpc_embed.planning.forecast import describe, forecast
 from hpc_embed.planning.planner import make_plan
 from hpc_embed.progress import note
 from hpc_embed.registry import find_model, models
-from hpc_embed.results.gather import gather
+from hpc_embed.results.gather import Gathered, gather
 from hpc_embed.run.layout import RunLayout
+from hpc_embed.run.plan import Plan
 
 SHARDS_PER_WORKER = 4
 """So that the last shards still keep every worker busy."""
@@ -28,7 +29,15 @@ def run(
     dataset: GatherSettings,
     output: OutputSettings,
 ) -> int:
-    """Do the whole run; the same command goes on with one that was interrupted."""
+    """Do the whole run, and tell what came of it."""
+    plan, gathered = embed(where, settings, work, dataset)
+    return tell(gathered, plan, RunLayout(Path(where.run_dir)), dataset, output)
+
+
+def embed(
+    where: RunSettings, settings: PlanSettings, work: WorkSettings, dataset: GatherSettings
+) -> tuple[Plan, Gathered]:
+    """Do the whole run; the same settings go on with one that was interrupted."""
     layout = RunLayout(Path(where.run_dir))
     refuse_missing_packages(settings.model)
     refuse_slow_precision(settings, work, _usual_devices(settings, work))
@@ -44,8 +53,7 @@ def run(
     if result.failed:
         names = ", ".join(f"{name} ({reason})" for name, reason in sorted(result.failed.items()))
         raise Incomplete(f"{len(result.failed)} shards failed: {names}.", remedy="The same command tries them again.")
-    gathered = gather(plan, layout, dataset)
-    return tell(gathered, plan, layout, dataset, output)
+    return plan, gather(plan, layout, dataset)
 
 
 def _usual_workers(settings: PlanSettings, work: WorkSettings) -> int:
