@@ -42,21 +42,19 @@ DENSE = {
 BAR = 2.5
 
 
-def contigs(fasta: Path, tokenizer: BpeTokenizer, num_records: int) -> Windows:
-    """Tokens of pieces of the file's first record."""
+def contigs(fasta: Path, num_records: int) -> list[bytes]:
+    """Pieces of the file's first record."""
     genome = next(iter(read_fasta(str(fasta)))).sequence.upper()
     generator = np.random.default_rng(0)
     lengths = np.clip(generator.lognormal(np.log(MEDIAN), 0.8, num_records), SHORTEST, LONGEST).astype(int)
     starts = generator.integers(0, len(genome) - lengths)
-    return tokenizer(
-        [genome[start : start + length] for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)]
-    )
+    return [genome[start : start + length] for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)]
 
 
 def answer(fasta: Path, tokenizer: Path | None, num_records: int) -> Answer:
     """Measure every way."""
     bpe = BpeTokenizer(untrained_bpe_json() if tokenizer is None else tokenizer.read_text(encoding="utf-8"))
-    windows = contigs(fasta, bpe, num_records)
+    windows = bpe(contigs(fasta, num_records))
     names = (*DENSE, *OURS, "hpc-embed, FP32 (again)")
     found: dict[str, Measured] = {name: measuring.in_fresh_process(run_way, name, windows) for name in names}
     lengths = [len(window) for window in windows]
