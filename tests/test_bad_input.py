@@ -6,6 +6,7 @@ import gzip
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from tests.conftest import Run
@@ -25,6 +26,7 @@ def files(tmp_path: Path) -> None:
     (tmp_path / "text.fa").write_text("\nThis is no FASTA\n")
     (tmp_path / "odd.fa").write_text(">fine\nMKV\n\n>sp|X/1 odd one\nMKJ\n")
     (tmp_path / "cut.fa.gz").write_bytes(gzip.compress(PROTEIN.encode() * 100)[:-20])
+    (tmp_path / "cut.fa.zst").write_bytes(pa.Codec("zstd").compress(PROTEIN.encode(), asbytes=True)[:-5])
     (tmp_path / "folder").mkdir()
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "stranger").mkdir()
@@ -70,10 +72,11 @@ MISTAKES = [
     ("models protein.fa", USAGE, "models takes no files, and was given protein.fa."),
     ("local protein.fa --devices gpu0", USAGE, "--devices gpu0: not a list of GPUs."),
     ("plan nowhere.fa", INPUT, "nowhere.fa: no such file."),
-    ("plan folder", INPUT, "folder is a folder."),
+    ("plan folder", INPUT, "folder: a folder without .fasta, .fa,"),
     ("plan empty.fa", INPUT, "empty.fa: no records."),
     ("plan text.fa", INPUT, "text.fa, line 2: not FASTA"),
     ("plan cut.fa.gz", INPUT, "cut.fa.gz: the gzip data is damaged or cut short"),
+    ("plan cut.fa.zst", INPUT, "cut.fa.zst: the zstd data is damaged or cut short (Truncated compressed stream)."),
     ("plan blank.fa", INPUT, "none of the 2 records can be embedded."),
     (
         "plan odd.fa --on-invalid error --model esm2_t6_8M:untrained",

@@ -1,4 +1,4 @@
-"""Where FASTA comes from: plain files, gzip, standard input; and the bytes in blocks of whole records.
+"""Where sequences come from: plain files, compressed ones, standard input; and FASTA in blocks of whole records.
 
 A block ends in front of a `>` that begins a line, or at the end of the file. So every block can be parsed by itself,
 and a plain file can be read from many places at once without parsing what comes before.
@@ -7,30 +7,21 @@ and a plain file can be read from many places at once without parsing what comes
 from __future__ import annotations
 
 import glob
-import gzip
 import sys
-import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol, cast
 
 from hpc_embed.errors import BadInput, UsageError
-
-try:
-    from isal import igzip_threaded, isal_zlib  # twice to three times as fast as zlib, in a thread of its own
-except ImportError:
-    igzip_threaded = isal_zlib = None  # type: ignore[assignment, unused-ignore]
+from hpc_embed.sequences.compression import DAMAGED, MAGIC_BYTES, DamagedZstd, compression_of, unpacked
+from hpc_embed.sequences.folders import SEQUENCE_ENDINGS, files_of
 
 STANDARD_INPUT = "-"
-GZIP_MAGIC = b"\x1f\x8b"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 BLOCK_BYTES = 8 << 20
 """Bytes of one block; more where a single record is longer."""
 RECORD_START = b"\n>"
-BAD_GZIP: tuple[type[Exception], ...] = (EOFError, zlib.error, gzip.BadGzipFile)
-if isal_zlib is not None:
-    BAD_GZIP = (*BAD_GZIP, cast("type[Exception]", isal_zlib.error))
 
 Read = Callable[[int], bytes]
 """Reads so many bytes; fewer, or none, only at the end."""
@@ -43,8 +34,8 @@ class Stretch(NamedTuple):
     stop: int
 
 
-def expand_inputs(patterns: Iterable[str]) -> list[str]:
-    """Files that the arguments name, globs in sorted order, `-` for standard input.
+def expand_inputs(patterns: Iterable[str], endings: Sequence[str] = SEQUENCE_ENDINGS) -> list[str]:
+    """Files that the arguments name, globs in sorted order, of folders those with such endings, `-` for standard input.
 
     Raises UsageError for none at all, or the same file twice, and BadInput for one that is not there.
     """
@@ -55,7 +46,9 @@ def expand_inputs(patterns: Iterable[str]) -> list[str]:
         )
         if not matches:
             raise BadInput(f"{pattern}: no such file.", remedy="Check the path, or quote the glob.")
-        sources += matches
+        for match in matches:
+            is_folder = match != STANDARD_INPUT and Path(match).is_dir()
+            sources += files_of(match, endings) if is_folder else [match]
     if not sources:
         raise UsageError(
             "no FASTA given.", remedy="Name files on the command line, or set fasta: [...] in hpc-embed.yaml."
@@ -65,14 +58,12 @@ def expand_inputs(patterns: Iterable[str]) -> list[str]:
         if source in seen:
             raise UsageError(f"{source} is given twice.", remedy="Name each file once.")
         seen.add(source)
-        if source != STANDARD_INPUT and Path(source).is_dir():
-            raise BadInput(f"{source} is a folder.", remedy=f"Give its files: '{source}/*.fasta'.")
     return sources
 
 
 @contextmanager
 def opened(source: str) -> Iterator[BinaryIO]:
-    """The bytes of a source, unpacked where they are gzip; BadInput where it cannot be opened."""
+    """The bytes of a source, unpacked where they are compressed; BadInput where it cannot be opened."""
     with ExitStack() as stack:
         try:
             raw = sys.stdin.buffer if source == STANDARD_INPUT else stack.enter_context(Path(source).open("rb"))
@@ -81,13 +72,8 @@ def opened(source: str) -> Iterator[BinaryIO]:
                 f"{source}: cannot be opened ({error.strerror}).", remedy="Check path and permissions."
             ) from error
         with reading(source):
-            is_gzip = cast("_Peekable", raw).peek(2)[:2] == GZIP_MAGIC
-        if not is_gzip:
-            yield cast(BinaryIO, raw)
-        elif igzip_threaded is None:
-            yield cast(BinaryIO, stack.enter_context(gzip.GzipFile(fileobj=raw)))
-        else:
-            yield stack.enter_context(igzip_threaded.open(raw, "rb", threads=1))
+            compression = compression_of(cast("_Peekable", raw).peek(MAGIC_BYTES))
+        yield cast(BinaryIO, raw) if compression is None else unpacked(cast(BinaryIO, raw), compression, stack)
 
 
 class _Peekable(Protocol):
@@ -99,9 +85,10 @@ def reading(source: str) -> Iterator[None]:
     """Turn faults of reading into BadInput."""
     try:
         yield
-    except BAD_GZIP as error:
+    except DAMAGED as error:
+        name = "zstd" if isinstance(error, DamagedZstd) else "gzip"
         raise BadInput(
-            f"{source}: the gzip data is damaged or cut short ({error}).", remedy="Copy the file again."
+            f"{source}: the {name} data is damaged or cut short ({error}).", remedy="Copy the file again."
         ) from error
     except OSError as error:
         raise BadInput(f"{source}: cannot be read ({error.strerror}).", remedy="Check the file.") from error
@@ -112,7 +99,7 @@ def is_plain_file(source: str) -> bool:
     if source == STANDARD_INPUT or not Path(source).is_file():
         return False
     with Path(source).open("rb") as file, reading(source):
-        return file.read(2) != GZIP_MAGIC
+        return compression_of(file.read(MAGIC_BYTES)) is None
 
 
 def reader(source: str, file: BinaryIO) -> Read:

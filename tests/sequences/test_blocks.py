@@ -14,7 +14,7 @@ import pytest
 
 from hpc_embed.errors import BadInput
 from hpc_embed.registry import ESM2_LETTERS
-from hpc_embed.sequences import kernel, sources
+from hpc_embed.sequences import compression, kernel
 from hpc_embed.sequences.blocks import parse_block
 from hpc_embed.sequences.fasta import FastaRecord, parse_records, read_fasta
 from hpc_embed.sequences.letters import ResiduePolicy
@@ -125,7 +125,7 @@ def test_gzip_of_several_members_is_read_with_and_without_the_fast_library(
     path.write_bytes(gzip.compress(b">a\nM\n") + gzip.compress(b">b\nK\n"))
     (tmp_path / "cut.gz").write_bytes(gzip.compress(b">a\n" + b"MKVL" * 5000)[:-9])
     if not has_library:
-        monkeypatch.setattr(sources, "igzip_threaded", None)
+        monkeypatch.setattr(compression, "igzip_threaded", None)
     assert [record.id for record in read_fasta(str(path))] == ["a", "b"]
     with pytest.raises(BadInput, match="damaged or cut short"):
         list(read_fasta(str(tmp_path / "cut.gz")))

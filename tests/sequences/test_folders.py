@@ -1,0 +1,46 @@
+"""What of a folder is taken, and what is told of the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hpc_embed.errors import BadInput
+from hpc_embed.sequences.folders import TABLE_ENDINGS
+from hpc_embed.sequences.sources import expand_inputs
+
+TAKEN = ("B.FASTA", "a.fa", "c.faa.gz", "d.fq.zst", "e.fna.bgz", "f g.ffn")
+LEFT_OUT = (".hidden", "notes.txt", "t.tsv", "x.fa.fai")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in (*TAKEN, *LEFT_OUT):
+        (tmp_path / name).touch()
+    (tmp_path / "sub.fa").mkdir()
+    return tmp_path
+
+
+def test_files_with_known_endings_are_taken_in_sorted_order_and_the_others_told(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert [Path(source).name for source in expand_inputs([str(folder)])] == sorted(TAKEN)
+    assert capsys.readouterr().err == f"{folder}: 6 files are taken, 5 left out: .hidden, notes.txt, sub.fa, …\n"
+
+
+def test_of_tables_a_folder_gives_its_tables(folder: Path) -> None:
+    assert expand_inputs([str(folder)], TABLE_ENDINGS) == [str(folder / "t.tsv")]
+
+
+def test_a_folder_whose_files_are_all_taken_is_nothing_to_tell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.fa").touch()
+    assert expand_inputs([str(tmp_path)]) == [str(tmp_path / "a.fa")]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_folder_without_any_is_refused(folder: Path) -> None:
+    with pytest.raises(BadInput, match=r"sub\.fa: a folder without \.fasta, \.fa,.* Name files with other endings"):
+        expand_inputs([str(folder / "sub.fa")])
