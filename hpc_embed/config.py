@@ -11,6 +11,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 Device = Literal["b200", "h200", "h100", "a100", "l40s", "a40", "a10", "l4", "rtx4090", "v100", "t4", "cpu"]
 LongPolicy = Literal["window", "truncate", "skip", "error"]
 InvalidPolicy = Literal["error", "skip", "unknown"]
+Translation = Literal["six-frames", "longest-orf"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,8 @@ class PlanSettings:
     """What is embedded, and how"""
 
     fasta: tuple[str, ...] = ()
-    """FASTA files, plain or gzip; globs; - for standard input. May be named without the flag."""
+    """FASTA or FASTQ, plain, gzip or zstd: files, globs, folders, - for standard input. May be named without the
+    flag."""
     model: str = "composition"
     """A name from `hpc-embed models`, NAME:untrained, ORG/REPOSITORY on the hub, a folder; or hf: and one of the
     last two, for transformers to run it."""
@@ -50,6 +52,19 @@ class PlanSettings:
     """A letter that the model does not know: refuse, leave the record out, or embed it as unknown."""
     case: Literal["upper", "keep"] = "upper"
     """Lower-case letters: upper-cased, or kept (models then see unknown letters)."""
+    gaps: Literal["keep", "drop"] = "keep"
+    """The gaps of alignments, - and .: letters like others, or taken out."""
+    translate: Translation | None = None
+    """DNA for a protein model: the stretches between stop codons in all six frames, or of each record the longest
+    that begins with methionine. Each is a record, ID|frame=+1|START..STOP."""
+    genetic_code: PositiveInt = 1
+    """NCBI's number of the table that --translate reads codons by."""
+    min_orf_residues: PositiveInt = 30
+    """Shortest protein that --translate makes."""
+    sequence_column: str | None = None
+    """Input is tables, with a header and tabs, commas or semicolons; the sequences are in this column."""
+    id_column: str | None = None
+    """Column of the ids [default: id, or else the first other one]."""
     force_kind: bool = False
     """Embed DNA with a protein model, or the reverse."""
     num_shards: PositiveInt | None = None

@@ -27,6 +27,8 @@ def files(tmp_path: Path) -> None:
     (tmp_path / "odd.fa").write_text(">fine\nMKV\n\n>sp|X/1 odd one\nMKJ\n")
     (tmp_path / "cut.fa.gz").write_bytes(gzip.compress(PROTEIN.encode() * 100)[:-20])
     (tmp_path / "cut.fa.zst").write_bytes(pa.Codec("zstd").compress(PROTEIN.encode(), asbytes=True)[:-5])
+    (tmp_path / "short.fq").write_text("@r1\nACGT\n+\nIIII\n@r2\nACGT\n+\nIII\n")
+    (tmp_path / "x.tsv").write_text("name\tprotein\np1\tMKV\n")
     (tmp_path / "folder").mkdir()
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "stranger").mkdir()
@@ -77,6 +79,11 @@ MISTAKES = [
     ("plan text.fa", INPUT, "text.fa, line 2: not FASTA"),
     ("plan cut.fa.gz", INPUT, "cut.fa.gz: the gzip data is damaged or cut short"),
     ("plan cut.fa.zst", INPUT, "cut.fa.zst: the zstd data is damaged or cut short (Truncated compressed stream)."),
+    ("plan short.fq", INPUT, "short.fq, line 5: not FASTQ (Lengths of sequence and quality values differs for r2 (4"),
+    ("plan x.tsv", INPUT, "x.tsv, line 1: not FASTA, the first record does not begin with '>'."),
+    ("plan x.tsv --sequence-column seq", INPUT, "x.tsv: no column 'seq' in its header. Give --sequence-column one of"),
+    ("plan dna.fa --translate six-frames --genetic-code 99", USAGE, "--genetic-code 99: NCBI has no such table."),
+    ("plan dna.fa --genetic-code 11", USAGE, "--genetic-code 11: nothing is translated."),
     ("plan blank.fa", INPUT, "none of the 2 records can be embedded."),
     (
         "plan odd.fa --on-invalid error --model esm2_t6_8M:untrained",

@@ -12,9 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from Bio import SeqIO, bgzf
+from Bio.Seq import Seq
+from Bio.SeqRecord import SeqRecord
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
@@ -67,6 +71,29 @@ def test_globins_and_lambda_by_every_kind_of_model(run: Run, globins: Path, lamb
         out = run("local", fasta, "--model", model, "--run-dir", tmp_path / model / fasta.stem).stdout
         assert f"{rows} records" in out
         assert vectors(tmp_path / model / fasta.stem).shape == (rows, dimension)
+
+
+def test_what_users_have_at_hand_gives_the_vectors_of_the_fasta_that_biopython_makes_of_it(
+    run: Run, lambda_phage: Path, tmp_path: Path
+) -> None:
+    genome = str(SeqIO.read(lambda_phage, "fasta").seq)
+    reads = [SeqRecord(Seq(genome[at : at + 600]), f"r{at}", description="") for at in range(0, 30_000, 600)]
+    for read in reads:
+        read.letter_annotations["phred_quality"] = [30] * 600
+    SeqIO.write(reads, tmp_path / "reads.fa", "fasta")
+    SeqIO.write(reads, tmp_path / "reads.fq", "fastq")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "reads.fq.zst").write_bytes(pa.Codec("zstd").compress((tmp_path / "reads.fq").read_bytes(), asbytes=True))
+    with bgzf.open(folder / "rna.fa.gz", "wb") as file:
+        file.write((tmp_path / "reads.fa").read_bytes().replace(b"T", b"U"))
+    run("local", "reads.fa", "--run-dir", "expected")
+    error = run("local", "folder", "--run-dir", "found").stderr
+    assert "folder/reads.fq.zst: FASTQ; qualities are dropped." in error
+    assert f"RNA: {''.join(str(read.seq) for read in reads).count('T'):,} U are read as T" in error
+    expected, found = (vectors(tmp_path / name) for name in ("expected", "found"))
+    assert np.array_equal(found, np.concatenate([expected, expected]))
+    assert pq.read_table(tmp_path / "found/dataset")["id"].to_pylist() == [read.id for read in reads] * 2
 
 
 def test_untrained_is_said_by_name_log_and_metadata(run: Run, globins: Path, tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ class PartFacts:
     statuses: tuple[int, int, int, int]
     """Records of each of STATUSES."""
     num_unknown_letters: int
+    num_u_as_t: int
     first_unknown: Place | None
     fault: Place | None
 
@@ -99,6 +100,7 @@ class PartWriter:
             num_letters=0,
             statuses=(0, 0, 0, 0),
             num_unknown_letters=0,
+            num_u_as_t=0,
             first_unknown=None,
             fault=None,
         )
@@ -143,6 +145,7 @@ class PartWriter:
             num_letters=before.num_letters + len(judged.letters),
             statuses=tuple((np.array(before.statuses) + counts).tolist()),
             num_unknown_letters=before.num_unknown_letters + int(judged.num_unknown_N[is_kept_N].sum()),
+            num_u_as_t=before.num_u_as_t + judged.num_u_as_t,
             first_unknown=before.first_unknown or _moved(judged.first_unknown, before.num_lines),
             fault=before.fault or _moved(judged.fault, before.num_lines),
         )

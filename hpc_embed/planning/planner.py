@@ -1,4 +1,4 @@
-"""From FASTA to a run folder: scan, find equal windows, deal them into shards, write the plan last."""
+"""From input to a run folder: scan, find equal windows, deal them into shards, write the plan last."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 from hpc_embed import __version__
 from hpc_embed.config import PlanSettings
-from hpc_embed.errors import BadInput, RunConflict
+from hpc_embed.errors import BadInput, RunConflict, UsageError
 from hpc_embed.planning.cost import cost_of
 from hpc_embed.planning.distribution import Distributed, Resources, distribute
 from hpc_embed.planning.outputs import layers_of, poolings_of, stride_of
+from hpc_embed.planning.preparation import columns_of, endings_of, intake_of, tell_intake
 from hpc_embed.planning.scan import OpenedInput, Scanned, open_input, refuse_wrong_kind, scan
 from hpc_embed.planning.scratch import scratch_folder, scratch_key
 from hpc_embed.planning.verdicts import STATUSES, Judge
@@ -20,6 +21,7 @@ from hpc_embed.progress import counting, note
 from hpc_embed.registry import Model
 from hpc_embed.run.files import make_folders
 from hpc_embed.run.identity import ModelIdentity, pin_model
+from hpc_embed.run.intake import Intake
 from hpc_embed.run.layout import RunLayout, shard_folders, shard_name
 from hpc_embed.run.licences import is_non_commercial
 from hpc_embed.run.markers import judge, read_marker, withdraw
@@ -48,14 +50,21 @@ def make_plan(settings: PlanSettings, layout: RunLayout, *, usual_shards: int | 
     holds another plan, BadInput for bad FASTA, UsageError and EnvironmentFault for a model that won't do.
     """
     with ExitStack() as stack:
-        opened = [open_input(source, stack) for source in expand_inputs(settings.fasta)]
-        kind = next((one.kind for one in opened if one.kind), None)
+        intake = intake_of(settings)
+        sources = expand_inputs(settings.fasta, endings_of(intake))
+        opened = [open_input(source, stack, columns_of(intake)) for source in sources]
+        is_translated = intake.translate is not None
+        kind = "protein" if is_translated else next((one.kind for one in opened if one.kind), None)
         model, identity = pin_model(settings.model, settings.revision, kind)
         embedding = _embedding(settings, model)
         if not settings.force_kind:
+            if is_translated and model.kind == "dna":
+                raise UsageError(f"--translate: {model.name} embeds nucleotides.", remedy="Leave --translate out.")
             for one in opened:
-                refuse_wrong_kind(one, model)
-        return _plan(opened, model, identity, embedding, settings, layout, usual_shards)
+                refuse_wrong_kind(one, model, is_translated=is_translated)
+        fastq = [one.source for one in opened if one.format == "FASTQ"]
+        tell_intake(intake, fastq, [one.source for one in opened if one.is_alignment])
+        return _plan(opened, model, identity, embedding, intake, settings, layout, usual_shards)
 
 
 def _plan(
@@ -63,6 +72,7 @@ def _plan(
     model: Model,
     identity: ModelIdentity,
     embedding: Embedding,
+    intake: Intake,
     settings: PlanSettings,
     layout: RunLayout,
     usual_shards: int | None,
@@ -72,12 +82,14 @@ def _plan(
     key = scratch_key([one.source for one in opened], model, settings, keeps_letters=is_new)
     with scratch_folder(layout.root, key) as scratch:
         with counting("reading", None, "records") as count:
-            judge = Judge(model, settings)
+            judge = Judge(model, settings, intake)
             scanned = scan(opened, judge, scratch, resources.num_threads, count, keeps_letters=is_new)
         inputs = tuple(scanned.inputs)
-        print_mark = fingerprint(identity, embedding, inputs)
+        num_u_as_t = sum(part.num_u_as_t for part in scanned.parts)
+        intake = replace(intake, reads_u_as_t=num_u_as_t > 0)
+        print_mark = fingerprint(identity, embedding, inputs, intake)
         if not is_new:
-            return Planned(_existing(layout, settings, identity, embedding, inputs, print_mark), False)
+            return Planned(_existing(layout, settings, identity, embedding, intake, inputs, print_mark), False)
         if not scanned.num_windows:
             raise BadInput(
                 f"none of the {sum(scanned.statuses)} records can be embedded.",
@@ -97,11 +109,14 @@ def _plan(
         cost=cost,
         shards=done.shards,
         num_special_tokens=model.num_special_tokens,
+        intake=intake,
     )
     _make_room(plan, layout)
     plan.write(layout.plan)
     if is_non_commercial(identity.licence):
         note(f"warning: {model.name} is under {identity.licence}: not for commercial use.")
+    if num_u_as_t:
+        note(f"RNA: {num_u_as_t:,} U are read as T, the letter that {model.name} knows.")
     if plan.totals.num_unknown_letters:
         note(
             f"warning: {plan.totals.num_unknown_letters:,} letters that {model.name} does not know are embedded as "
@@ -154,12 +169,13 @@ def _existing(
     settings: PlanSettings,
     identity: ModelIdentity,
     embedding: Embedding,
+    intake: Intake,
     inputs: tuple[InputFile, ...],
     print_mark: str,
 ) -> Plan:
     old = read_plan(layout.plan)
     if old.fingerprint != print_mark:
-        wanted = replace(old, model=identity, embedding=embedding, inputs=inputs)
+        wanted = replace(old, model=identity, embedding=embedding, intake=intake, inputs=inputs)
         raise RunConflict(
             f"{layout.root} holds a plan made with other settings ({', '.join(changes(old, wanted))}).",
             remedy="Choose another --run-dir, or restore the settings.",

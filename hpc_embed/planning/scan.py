@@ -1,8 +1,8 @@
-"""FASTA read once: every record judged, its windows spooled, nothing lost without a status.
+"""Input read once: every record judged, its windows spooled, nothing lost without a status.
 
-Stretches of plain files, and whole gzip files, are scanned side by side by threads: parsing, digests and files let
-each other run. Each leaves parts on disk, which are taken in input order, so that nothing depends on the number of
-threads; and a scan that was interrupted finds the parts that it had finished.
+Stretches of plain FASTA, and whole files of what is compressed or of another format, are scanned side by side by
+threads: parsing, digests and files let each other run. Each leaves parts on disk, which are taken in input order, so
+that nothing depends on the number of threads; and a scan that was interrupted finds the parts that it had finished.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +24,9 @@ from hpc_embed.planning.verdicts import Judge
 from hpc_embed.progress import Counting
 from hpc_embed.registry import Kind, Model
 from hpc_embed.run.plan import InputFile
-from hpc_embed.sequences.blocks import parse_block
+from hpc_embed.sequences.blocks import Block, parse_block
+from hpc_embed.sequences.formats import Format, Piece, first_records, format_of, pieces_of, size_of
+from hpc_embed.sequences.gaps import is_alignment
 from hpc_embed.sequences.letters import judge_kind
 from hpc_embed.sequences.sources import (
     STANDARD_INPUT,
@@ -36,6 +38,7 @@ from hpc_embed.sequences.sources import (
     reader,
     stretch_reader,
 )
+from hpc_embed.sequences.tables import Columns
 
 SAMPLE_BYTES = 1 << 20
 SAMPLE_RECORDS = 1000
@@ -53,6 +56,9 @@ class OpenedInput(NamedTuple):
     """What its first records are judged to be."""
     read: Read | None
     """The way to read standard input, which cannot be opened again; None for a file."""
+    format: Format
+    columns: Columns | None
+    is_alignment: bool
 
 
 @dataclass
@@ -75,15 +81,26 @@ class Scanned:
         return sum(part.num_windows for part in self.parts)
 
 
-def open_input(source: str, stack: ExitStack) -> OpenedInput:
-    """Look at the beginning of a source and judge its kind; BadInput where it is not FASTA."""
-    with ExitStack() as closing:
-        read = reader(source, (stack if source == STANDARD_INPUT else closing).enter_context(opened(source)))
+def open_input(source: str, stack: ExitStack, columns: Columns | None = None) -> OpenedInput:
+    """Look at the beginning of a source and judge its kind; BadInput where it is none of our formats."""
+    with ExitStack() as own:
+        read = reader(source, (stack if source == STANDARD_INPUT else own).enter_context(opened(source)))
         head = read(SAMPLE_BYTES)
-    block = parse_block(bytearray(head), source, is_first=True)
+    format, is_cut = format_of(head, columns), len(head) >= SAMPLE_BYTES
+    block = first_records(head, source, columns, SAMPLE_RECORDS, is_cut=is_cut)
+    return OpenedInput(
+        source,
+        "dna" if format == "FASTQ" else _kind_of(block),
+        _after(head, read) if source == STANDARD_INPUT else None,
+        format,
+        columns,
+        is_alignment(block, is_cut=is_cut),
+    )
+
+
+def _kind_of(block: Block) -> Kind | None:
     letters = block.letters[: int(block.lengths_N[:SAMPLE_RECORDS].sum())]
-    counts = dict(enumerate(np.bincount(letters, minlength=1).tolist()))
-    return OpenedInput(source, judge_kind(counts), _after(head, read) if source == STANDARD_INPUT else None)
+    return judge_kind(dict(enumerate(np.bincount(letters, minlength=1).tolist())))
 
 
 def _after(head: bytes, read: Read) -> Read:
@@ -95,14 +112,17 @@ def _after(head: bytes, read: Read) -> Read:
     return read_both
 
 
-def refuse_wrong_kind(opened_input: OpenedInput, model: Model) -> None:
-    """Raise BadInput for DNA given to a protein model, or the reverse."""
-    if opened_input.kind is None or opened_input.kind == model.kind:
+def refuse_wrong_kind(opened_input: OpenedInput, model: Model, *, is_translated: bool) -> None:
+    """Raise BadInput for DNA given to a protein model, or the reverse, or proteins to be translated."""
+    wanted: Kind = "dna" if is_translated else model.kind
+    if opened_input.kind is None or opened_input.kind == wanted:
         return
     names = {"protein": "proteins", "dna": "nucleotides"}
+    needs = f"--translate takes {names[wanted]}" if is_translated else f"{model.name} embeds {names[wanted]}"
+    translation = "" if is_translated or wanted == "dna" else "--translate, "
     raise BadInput(
-        f"{opened_input.source}: these are {names[opened_input.kind]}, and {model.name} embeds {names[model.kind]}.",
-        remedy="Choose another --model, or insist with --force-kind.",
+        f"{opened_input.source}: these are {names[opened_input.kind]}, and {needs}.",
+        remedy=f"Choose another --model, {translation}or insist with --force-kind.",
     )
 
 
@@ -142,7 +162,7 @@ def _take_source(scanned: Scanned, source: str, parts: Iterator[PartFacts]) -> N
         num_residues += part.num_residues
         scanned.parts.append(part)
     if not num_records:
-        raise BadInput(f"{source}: no records.", remedy="Give FASTA, plain or gzip.")
+        raise BadInput(f"{source}: no records.", remedy="Give FASTA, FASTQ or a table.")
     scanned.inputs.append(
         InputFile(path=source, digest=digest.hexdigest(), num_records=num_records, num_residues=num_residues)
     )
@@ -162,7 +182,7 @@ class _Scanner:
 
     def submit(self, threads: ThreadPoolExecutor, index: int, one: OpenedInput) -> list[Future[list[PartFacts]]]:
         """Scan a source; each result is the next of its parts."""
-        if one.read is not None or not is_plain_file(one.source):
+        if one.read is not None or one.format != "FASTA" or not is_plain_file(one.source):
             return [threads.submit(self._stream, index, one)]
         size = Path(one.source).stat().st_size
         width = max(LEAST_PART_BYTES, -(-size // MOST_PARTS))
@@ -184,20 +204,20 @@ class _Scanner:
         parts: list[PartFacts] = []
         with ExitStack() as stack:
             read = one.read or reader(one.source, stack.enter_context(opened(one.source)))
-            blocks = blocks_of(read)
-            raw = next(blocks, None)
-            while raw is not None or not parts:
+            pieces = stack.enter_context(closing(pieces_of(read, one.source, one.format, one.columns)))
+            piece = next(pieces, None)
+            while piece is not None or not parts:
                 if done := self._found(index, len(parts)):
                     num_skipped = 0
-                    while raw is not None and num_skipped < done.num_bytes:
-                        num_skipped += len(raw)
-                        raw = next(blocks, None)
+                    while piece is not None and num_skipped < done.num_bytes:
+                        num_skipped += size_of(piece)
+                        piece = next(pieces, None)
                     parts.append(done)
                     continue
                 with self._writer(index, len(parts)) as writer:
-                    while raw is not None and writer.num_bytes < LEAST_PART_BYTES:
-                        self._add(writer, raw, one.source, is_first=not parts and not writer.num_bytes)
-                        raw = next(blocks, None)
+                    while piece is not None and writer.num_bytes < LEAST_PART_BYTES:
+                        self._add(writer, piece, one.source, is_first=not parts and not writer.num_bytes)
+                        piece = next(pieces, None)
                     parts.append(writer.finish())
         return parts
 
@@ -211,12 +231,14 @@ class _Scanner:
     def _writer(self, index: int, number: int) -> PartWriter:
         return PartWriter(self._folder, index, number, keeps_letters=self._keeps_letters)
 
-    def _add(self, writer: PartWriter, raw: bytearray, source: str, *, is_first: bool) -> None:
+    def _add(self, writer: PartWriter, piece: Piece, source: str, *, is_first: bool) -> None:
         if self.stop.is_set():
             raise InterruptedError("another thread ended the scan")
-        with self._large_block if len(raw) > LARGE_BLOCK_BYTES else ExitStack():
-            judged = self._judge.judge(parse_block(raw, source, is_first=is_first))
-            writer.write(judged, len(raw))
+        num_bytes = size_of(piece)
+        with self._large_block if num_bytes > LARGE_BLOCK_BYTES else ExitStack():
+            block = piece if isinstance(piece, Block) else parse_block(piece, source, is_first=is_first)
+            judged = self._judge.judge(block)
+            writer.write(judged, num_bytes)
         self._show(len(judged.lengths_N))
 
     def _show(self, num_records: int) -> None:

@@ -21,10 +21,13 @@ from hpc_embed.run.temporaries import temporary_sibling
 from hpc_embed.sequences.sources import STANDARD_INPUT
 
 PREFIX = ".planning-"
-SCAN_VERSION = 1
+SCAN_VERSION = 2
 """Raised whenever a part would be written otherwise."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-WHAT_COUNTS = ("on_long", "max_residues", "stride", "on_invalid", "case")
+WHAT_COUNTS = (
+    *("on_long", "max_residues", "stride", "on_invalid", "case", "gaps"),
+    *("sequence_column", "id_column", "translate", "genetic_code", "min_orf_residues"),
+)
 """Settings that decide what a scan writes."""
 
 

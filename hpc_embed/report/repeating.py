@@ -25,6 +25,7 @@ def command_to_repeat(plan: Plan, run_dir: str) -> str:
         "on-invalid": embedding.on_invalid,
         "case": embedding.case,
         "num-shards": len(plan.shards),
+        **{name.replace("_", "-"): value for name, value in plan.intake.settings.items() if name != "reads_u_as_t"},
     }
     flags = [word for name, value in options.items() if value not in (None, "") for word in (f"--{name}", str(value))]
     files = [file.path for file in plan.inputs]

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from hpc_embed.registry import Kind
 from hpc_embed.run.faults import patiently
 from hpc_embed.run.files import read_bytes, write_json
 from hpc_embed.run.identity import ModelIdentity
+from hpc_embed.run.intake import Intake
 from hpc_embed.run.layout import shard_table_path
 from hpc_embed.run.outputs import Outputs, outputs_of
 from hpc_embed.run.shard_table import ShardFacts, ShardTable, write_shard_table
@@ -57,11 +58,11 @@ class Embedding:
 
 @dataclass(frozen=True, kw_only=True)
 class InputFile:
-    """One FASTA file as it was read."""
+    """One input file as it was read."""
 
     path: str
     digest: str
-    """BLAKE2b over headers and sequences, whatever the line lengths or the compression."""
+    """BLAKE2b over headers and sequences, whatever the line lengths, the compression or the format."""
     num_records: int
     num_residues: int
 
@@ -109,23 +110,31 @@ class Plan:
     shards: Sequence[ShardFacts]
     num_special_tokens: int = 2
     """Of each window."""
+    intake: Intake = field(default_factory=Intake)
 
     def write(self, path: Path) -> None:
         """Publish the shard table and then plan.json; equal plans are equal bytes."""
         write_shard_table(shard_table_path(path), self.shards)
         content = asdict(replace(self, shards=()))
         del content["shards"]
+        content["intake"] = self.intake.settings
+        if not content["intake"]:
+            del content["intake"]
         write_json(path, {"format": PLAN_FORMAT, **content, "num_shards": len(self.shards)})
 
 
-def fingerprint(model: ModelIdentity, embedding: Embedding, inputs: tuple[InputFile, ...]) -> str:
+def fingerprint(
+    model: ModelIdentity, embedding: Embedding, inputs: tuple[InputFile, ...], intake: Intake | None = None
+) -> str:
     """SHA-256 of everything that changes a vector or its record."""
-    content = {
+    content: dict[str, object] = {
         "vectors": VECTOR_VERSION,
         "model": [model.name, model.digest],
         "embedding": {name: value for name, value in asdict(embedding).items() if (name, value) != ("stride", None)},
         "inputs": [file.digest for file in inputs],
     }
+    if intake is not None and intake.settings:
+        content["intake"] = intake.settings
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8")).hexdigest()
 
 
@@ -167,6 +176,7 @@ def _plan_of_json(content: dict[str, Any], shard_table: Path) -> Plan:
             "inputs": tuple(InputFile(**file) for file in content["inputs"]),
             "totals": Totals(**content["totals"]),
             "cost": Cost(**content["cost"]),
+            "intake": Intake(**content.get("intake", {})),
             "shards": ShardTable(shard_table, num_shards),
         }
     )
@@ -192,19 +202,21 @@ KINDS: dict[str, Callable[[object], bool]] = {
     "str": _is_text,
     "Kind": _is_text,
     "int": _is_number,
+    "bool": lambda value: type(value) is bool,
     "int | None": lambda value: value is None or _is_number(value),
+    "str | None": lambda value: value is None or _is_text(value),
 }
 """What the fields of a plan's parts may be, by their annotation."""
 
 
 def _refuse_odd(plan: Plan) -> None:
     """ValueError for what no plan of ours says: anybody may have written the file, and paths are made of it."""
-    parts: list[Any] = [plan, plan.model, plan.embedding, plan.totals, plan.cost, *plan.inputs]
+    parts: list[Any] = [plan, plan.model, plan.embedding, plan.intake, plan.totals, plan.cost, *plan.inputs]
     for part in parts:
-        for field in fields(part):
-            value: Any = getattr(part, field.name)
-            if not KINDS.get(str(field.type), _is_anything)(value):
-                raise ValueError(f"{field.name} is {value!r}")
+        for each in fields(part):
+            value: Any = getattr(part, each.name)
+            if not KINDS.get(str(each.type), _is_anything)(value):
+                raise ValueError(f"{each.name} is {value!r}")
     for name, digest in (("fingerprint", plan.fingerprint), ("model.digest", plan.model.digest)):
         if not HEXADECIMAL.fullmatch(digest):
             raise ValueError(f"{name} is {digest!r}")
@@ -229,9 +241,11 @@ def changes(old: Plan, new: Plan) -> list[str]:
     changed = ["input"] if [f.digest for f in old.inputs] != [f.digest for f in new.inputs] else []
     if (old.model.name, old.model.digest) != (new.model.name, new.model.digest):
         changed.append("model")
+    both: list[tuple[Any, Any]] = [(old.embedding, new.embedding), (old.intake, new.intake)]
     changed += [
-        field.name
-        for field in fields(Embedding)
-        if getattr(old.embedding, field.name) != getattr(new.embedding, field.name)
+        each.name
+        for before, after in both
+        for each in fields(before)
+        if getattr(before, each.name) != getattr(after, each.name)
     ]
     return changed or ["version of hpc-embed"]

@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from hpc_embed.sequences import kernel
-from hpc_embed.sequences.fasta import parse_records
+from hpc_embed.sequences.fasta import FastaRecord, parse_records
 from hpc_embed.sequences.kernel import Bytes, Ints
 from hpc_embed.sequences.sources import BYTE_ORDER_MARK, RECORD_START
 
@@ -39,6 +39,10 @@ class Block(NamedTuple):
     def starts_N(self) -> Ints:
         """Where the letters of each record begin."""
         return np.cumsum(self.lengths_N) - self.lengths_N
+
+    @property
+    def num_bytes(self) -> int:
+        return len(self.letters) + int(self.descriptions.nbytes)
 
 
 def parse_block(raw: bytearray, source: str, *, is_first: bool) -> Block:
@@ -91,14 +95,19 @@ def _strings(content: Bytes, stops_N: NDArray[np.int32]) -> pa.StringArray:
 
 
 def _by_biopython(raw: bytearray, source: str) -> Block:
-    records = list(parse_records(io.BytesIO(raw), source))
+    block = block_of_records(list(parse_records(io.BytesIO(raw), source)))
+    return block._replace(num_lines=sum(1 for _ in SEPARATORS.finditer(raw)))
+
+
+def block_of_records(records: list[FastaRecord], num_lines_before: int = 0) -> Block:
+    """A block of parsed records, which ends at its last header; so many lines of their source are in other blocks."""
     return Block(
         pa.array([record.description for record in records], pa.string()),
         pa.array([record.id for record in records], pa.string()),
-        np.array([record.line - 1 for record in records], dtype=np.int64),
+        np.array([record.line - 1 - num_lines_before for record in records], dtype=np.int64),
         np.frombuffer(bytearray(b"".join(record.sequence for record in records)), dtype=np.uint8),
         np.array([len(record.sequence) for record in records], dtype=np.int64),
-        sum(1 for _ in SEPARATORS.finditer(raw)),
+        records[-1].line - num_lines_before if records else 0,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import BinaryIO, NamedTuple, TextIO, cast
 
 from Bio.SeqIO.FastaIO import SimpleFastaParser
@@ -36,12 +37,18 @@ def read_fasta(source: str) -> Iterator[FastaRecord]:
 
 def parse_records(binary: BinaryIO, source: str) -> Iterator[FastaRecord]:
     """The records of a file, or of a stretch of one that begins and ends where a record does."""
-    # newline=None: \n, \r\n and a lone \r all end a line.
-    text = io.TextIOWrapper(binary, encoding="utf-8-sig", errors="surrogateescape", newline=None)
-    lines = _CountedLines(text, source)
-    try:
+    with text_of(binary) as text:
+        lines = _CountedLines(text, source)
         for title, sequence in SimpleFastaParser(cast(TextIO, lines)):
-            yield _record(title, sequence, lines.take_header_line())
+            yield record_of(title, sequence, lines.take_header_line())
+
+
+@contextmanager
+def text_of(binary: BinaryIO, newline: str | None = None) -> Iterator[io.TextIOWrapper]:
+    """A file as text. Lines end at \\n, \\r\\n and a lone \\r, and with \\n unless `newline` is ""."""
+    text = io.TextIOWrapper(binary, encoding="utf-8-sig", errors="surrogateescape", newline=newline)
+    try:
+        yield text
     finally:
         text.detach()  # the file is its opener's to close
 
@@ -71,14 +78,15 @@ class _CountedLines:
             elif not self._header_lines and line.strip():
                 raise BadInput(
                     f"{self._source}, line {number}: not FASTA, the first record does not begin with '>'.",
-                    remedy="Give FASTA, plain or gzip.",
+                    remedy="Give FASTA or FASTQ; for a table say --sequence-column.",
                 )
             yield line
 
 
-def _record(title: str, sequence: str, line: int) -> FastaRecord:
+def record_of(title: str, sequence: str, line: int, *, is_id: bool = False) -> FastaRecord:
+    """A record of what stands in a file; the id is the first word of its title, or all of it."""
     if not title.isascii():
         title = title.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    words = title.split(None, 1)
+    words = [title] if is_id else title.split(None, 1)
     letters = "".join(sequence.split()).encode("ascii", "replace")
     return FastaRecord(words[0] if words else "", title, letters, line)

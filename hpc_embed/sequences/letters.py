@@ -30,7 +30,7 @@ class Residues(NamedTuple):
 
 
 class ResiduePolicy:
-    """Upper case unless kept, no trailing stop in a protein, unknown letters counted.
+    """Upper case unless kept, no trailing stop in a protein, U as T for DNA, unknown letters counted.
 
     `known_letters` are the letters that the model tells apart; see docs/input.md for the rules.
     """
@@ -39,11 +39,14 @@ class ResiduePolicy:
         self._drop_stop = kind == "protein"
         self._upper = case == "upper"
         self._known = known_letters.encode("ascii")
+        self.reads_u_as_t = kind == "dna" and "T" in known_letters and "U" not in known_letters
+        """RNA for a model that knows DNA alone."""
 
     @property
     def mapping(self) -> bytes:
         """What each of the 256 bytes becomes."""
-        return bytes(range(256)).upper() if self._upper else bytes(range(256))
+        letters = bytes(range(256)).upper() if self._upper else bytes(range(256))
+        return letters.replace(b"U", b"T") if self.reads_u_as_t else letters
 
     @property
     def is_unknown(self) -> bytes:
@@ -57,8 +60,7 @@ class ResiduePolicy:
 
     def apply(self, sequence: bytes) -> Residues:
         """The residues of one record."""
-        if self._upper:
-            sequence = sequence.upper()
+        sequence = sequence.translate(self.mapping)
         if self._drop_stop:
             sequence = sequence.rstrip(STOP)
         unknown = sequence.translate(None, self._known)

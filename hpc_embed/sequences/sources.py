@@ -7,15 +7,19 @@ and a plain file can be read from many places at once without parsing what comes
 from __future__ import annotations
 
 import glob
+import io
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, cast
 
 from hpc_embed.errors import BadInput, UsageError
 from hpc_embed.sequences.compression import DAMAGED, MAGIC_BYTES, DamagedZstd, compression_of, unpacked
 from hpc_embed.sequences.folders import SEQUENCE_ENDINGS, files_of
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 STANDARD_INPUT = "-"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -115,6 +119,28 @@ def reader(source: str, file: BinaryIO) -> Read:
     return read
 
 
+def stream_of(read: Read) -> BinaryIO:
+    """What is read, as a file."""
+    return cast(BinaryIO, io.BufferedReader(_Stream(read), buffer_size=1 << 20))
+
+
+class _Stream(io.RawIOBase):
+    def __init__(self, read: Read) -> None:
+        self._read = read
+        self._waiting = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        view = memoryview(buffer)
+        if not self._waiting:
+            self._waiting = memoryview(self._read(len(view)))
+        size = min(len(view), len(self._waiting))
+        view[:size], self._waiting = self._waiting[:size], self._waiting[size:]
+        return size
+
+
 def stretch_reader(source: str, file: BinaryIO, stretch: Stretch) -> Read:
     """Reads the records that begin in a stretch, whole also where the last goes beyond it."""
     read_on = reader(source, file)
@@ -147,7 +173,7 @@ def _next_record(file: BinaryIO, read: Read, at: int, limit: int | None) -> int:
     return place + len(tail) if limit is None else limit
 
 
-def blocks_of(read: Read) -> Iterator[bytearray]:
+def blocks_of(read: Read) -> Generator[bytearray, None, None]:
     """Cut what is read into blocks of whole records."""
     block = bytearray()
     while content := read(BLOCK_BYTES):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save
@@ -27,12 +28,18 @@ from hpc_embed.run.markers import is_done, read_failure, read_marker
 from hpc_embed.run.plan import read_plan
 from hpc_embed.run.shards import read_shard
 from hpc_embed.run.vectors import Damaged, VectorFile
+from hpc_embed.sequences.blocks import Block
 from hpc_embed.sequences.fasta import read_fasta
+from hpc_embed.sequences.formats import pieces_of
+from hpc_embed.sequences.gaps import without_gaps
+from hpc_embed.sequences.sources import opened, reader
+from hpc_embed.sequences.tables import Columns
+from hpc_embed.sequences.translation import translated
 from tests.torture.small_run import FASTA, SmallRun, on
 from tests.torture.storage import FaultyStorage
 
 NAMES = (
-    *("fasta", "gzip", "settings", "plan", "marker", "output", "shard"),
+    *("fasta", "gzip", "zstd", "fastq", "table", "settings", "plan", "marker", "output", "shard"),
     *("dataset facts", "dataset index", "safetensors", "config"),
 )
 CODES = {0, 2, 3, 4, 5, 6}
@@ -45,6 +52,8 @@ CONFIG = {
     "vocab_size": 33,
     "max_position_embeddings": 1026,
 }
+FASTQ = b"@r1 x\nACGT\nAC\n+\nIIII\n@I\n@r2\n\n+r2\n\n@r3\nAC-NU\n+\n+++++\n"
+TABLE = b'id,seq,note\na,MK,"x, y"\n"b ""c""","M\nK",\n\nd,,z\n'
 SETTINGS = b"fasta: in.fa\nmodel: aa_composition\nnum_shards: 2\nmax-residues: 20\nsetup: [a, b]\nsbatch: {x: y}\n"
 
 
@@ -70,6 +79,11 @@ def parsers(folder: Path) -> dict[str, Parser]:
     return {
         "fasta": Parser(FASTA, lambda content: _fasta(folder / "x.fa", content)),
         "gzip": Parser(gzip.compress(FASTA), lambda content: _fasta(folder / "x.fa.gz", content)),
+        "zstd": Parser(
+            pa.Codec("zstd").compress(FASTA, asbytes=True), lambda content: _fasta(folder / "x.fa.zst", content)
+        ),
+        "fastq": Parser(FASTQ, lambda content: _pieces(folder / "x.fq", content, None)),
+        "table": Parser(TABLE, lambda content: _pieces(folder / "x.csv", content, Columns("seq"))),
         "settings": Parser(SETTINGS, lambda content: _settings(folder / "settings", content)),
         "plan": Parser(layout.plan.read_bytes(), lambda content: _plan(folder / "plan.json", content)),
         "marker": Parser(layout.marker(0).read_bytes(), lambda content: _marker(folder / "m", content)),
@@ -90,6 +104,17 @@ def _fasta(path: Path, content: bytes) -> None:
             assert record.line > lines
             lines = record.line
             assert record.sequence.isascii()
+
+
+def _pieces(path: Path, content: bytes, columns: Columns | None) -> None:
+    path.write_bytes(content)
+    with contextlib.suppress(HpcEmbedError), opened(str(path)) as file:
+        read = reader(str(path), file)
+        for piece in pieces_of(read, str(path), "FASTQ" if columns is None else "table", columns):
+            assert isinstance(piece, Block)
+            assert (np.diff(piece.lines_N) > 0).all()
+            proteins = translated(without_gaps(piece), "six-frames", 11, 1)
+            assert len(set(proteins.lines_N.tolist())) == len(piece.ids)
 
 
 def _settings(folder: Path, content: bytes) -> None:

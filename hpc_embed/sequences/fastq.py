@@ -1,0 +1,56 @@
+"""FASTQ by Biopython: sequences over one line or several; their qualities are held against them, and dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import BinaryIO, TextIO, cast
+
+from Bio.SeqIO.QualityIO import FastqGeneralIterator
+
+from hpc_embed.errors import BadInput
+from hpc_embed.sequences.fasta import FastaRecord, record_of, text_of
+
+
+def parse_fastq(binary: BinaryIO, source: str) -> Iterator[FastaRecord]:
+    """The records of a file; BadInput, with the line where a record begins, where one is malformed or cut short."""
+    with text_of(binary) as text:
+        lines = _Lines(text)
+        line = lines.skip_blank() + 1
+        try:
+            for title, sequence, _ in FastqGeneralIterator(cast(TextIO, lines)):
+                yield record_of(title, sequence, line)
+                line = lines.number  # the parser has read on to the next title
+        except ValueError as error:
+            raise BadInput(
+                f"{source}, line {line}: not FASTQ ({str(error).rstrip('.')}).",
+                remedy="Mend the record that begins there, or copy the file again.",
+            ) from error
+
+
+class _Lines:
+    """Lines as the parser wants them, counted."""
+
+    def __init__(self, text: TextIO) -> None:
+        self._text = text
+        self._waiting: list[str] = []
+        self.number = 0
+        """Of the line that was read last, from 1."""
+
+    def skip_blank(self) -> int:
+        """Pass over blank lines; how many they were."""
+        while (line := self._text.readline()) and not line.strip():
+            self.number += 1
+        self._waiting = [line]
+        return self.number
+
+    def read(self, size: int) -> str:
+        """Nothing: so the parser asks whether this is text."""
+        return ""
+
+    def readline(self) -> str:
+        line = self._waiting.pop() if self._waiting else self._text.readline()
+        self.number += bool(line)
+        return line
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.readline, "")
