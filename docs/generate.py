@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from unittest.mock import patch
 
 from hpc_embed.cli import COMMANDS, make_parser
 
@@ -28,13 +29,19 @@ folder: the settings of all commands in one flat list, each command taking its o
 | 130 | interrupted; what was finished is kept |
 
 `HPC_EMBED_TRACEBACK=1` in the environment shows the traceback of an error.
+
+Results go to standard output, all else to standard error: a bar on a terminal, a line a minute elsewhere,
+nothing but errors with `--quiet`. With `--json`, standard output is one JSON document; that of
+`status --watch` is one a line. `NO_COLOR` is respected. Lines fold at the width of a terminal, or of `COLUMNS`;
+in a pipe each row is one line.
 """
 
 
 def command_reference() -> str:
     """The whole page."""
-    os.environ["COLUMNS"] = "100"
-    sections = [f"## {command.name}\n\n```\n{make_parser(command).format_help().strip()}\n```" for command in COMMANDS]
+    with patch.dict(os.environ, COLUMNS="80"):
+        helps = {command.name: make_parser(command).format_help().strip() for command in COMMANDS}
+    sections = [f"## {name}\n\n```\n{text}\n```" for name, text in helps.items()]
     return INTRODUCTION + "\n" + "\n\n".join(sections) + "\n"
 
 

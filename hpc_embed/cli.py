@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import traceback
-from argparse import Action
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
+from jsonargparse import Namespace, set_parsing_settings
 
-from hpc_embed import __version__
+from hpc_embed import __version__, progress
+from hpc_embed.arguments import PRINT_CONFIG, CommandParser, HelpFormatter
 from hpc_embed.config import (
     CheckSettings,
     DoctorSettings,
@@ -65,8 +64,12 @@ class Command:
     @property
     def positional(self) -> str | None:
         """The setting that arguments without a flag are for."""
-        names = {PlanSettings: "fasta", ExportSettings: "dataset", VerifySettings: "model"}
-        return next((name for kind, name in names.items() if kind in self.settings), None)
+        names: dict[type, str] = {
+            PlanSettings: "fasta",
+            ExportSettings: "dataset",
+            VerifySettings: "model",
+        }
+        return next((names[kind] for kind in self.settings if kind in names), None)
 
 
 COMMANDS = (
@@ -87,12 +90,12 @@ COMMANDS = (
     ),
     Command(
         "submit",
-        "Hand a planned run to Slurm: an array of tasks, and a gather job after it.",
+        "Hand a planned run to Slurm: an array of tasks, then a gather.",
         (RunSettings, SubmitSettings, WorkSettings, GatherSettings, OutputSettings),
     ),
     Command(
         "gather",
-        "Check every output and write the dataset, or with --check prove it again.",
+        "Check every output, write the dataset; --check proves it again.",
         (RunSettings, GatherSettings, CheckSettings, OutputSettings),
     ),
     Command(
@@ -104,35 +107,26 @@ COMMANDS = (
     Command("status", "Tell how far a run is.", (RunSettings, StatusSettings, OutputSettings)),
     Command(
         "stage-model",
-        "Download a model, pin it, and put it where nodes without internet find it.",
+        "Download and pin a model for nodes without internet.",
         (StageSettings, OutputSettings),
     ),
     Command(
         "verify",
-        "Compare our vectors with the reference implementation's, on a model's own weights.",
+        "Compare our vectors with those of the reference implementation.",
         (VerifySettings, OutputSettings),
     ),
     Command("models", "List the models.", (OutputSettings,)),
     Command(
         "doctor",
-        "Tell what this machine or this Slurm site can do, and what is missing.",
+        "Tell what this machine or Slurm site can do, and what it lacks.",
         (RunSettings, DoctorSettings, SubmitSettings, OutputSettings),
     ),
 )
-
-
-class _HelpFormatter(DefaultHelpFormatter):
-    """Shows options with dashes; both spellings are accepted."""
-
-    def _format_action_invocation(self, action: Action) -> str:
-        return _dashed(super()._format_action_invocation(action))
-
-
-class CommandParser(ArgumentParser):
-    """A parser whose errors are UsageErrors."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise UsageError(_in_one_line(self, message), remedy=f"See `{self.prog} --help`.") from ex
+EXAMPLES = """
+  hpc-embed local proteins.fasta --model esm2_t33_650M
+  hpc-embed plan genomes/*.fna.gz --model dnabert_s --run-dir genomes
+  hpc-embed submit --run-dir genomes --partition gpu
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -182,12 +176,14 @@ def _dispatch(arguments: list[str]) -> int:
     command = find_command(arguments[0])
     parser = make_parser(command)
     _read_settings_file(parser, command)
-    namespace = parser.parse_args(normalise(parser, command, arguments[1:]))
-    return run_command(command, namespace)
+    return run_command(command, parser.parse_line(arguments[1:]))
 
 
 def run_command(command: Command, namespace: Namespace) -> int:
     """Call the command with its settings."""
+    progress.be_quiet(bool(namespace.get("quiet")))
+    if not progress.shows_bars():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers goes by it, too
     code: int = import_module(command.module).run(*settings_of(command, namespace))
     return code
 
@@ -200,70 +196,21 @@ def settings_of(command: Command, namespace: Namespace) -> list[Any]:
 def make_parser(command: Command) -> CommandParser:
     """A parser of one command, from its settings; a new one, since a settings file becomes its defaults."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    positional = {"fasta": "[FASTA ...] ", "model": "[MODEL] ", "dataset": "[DATASET] ", None: ""}[command.positional]
+    positional = command.positional
+    alone = {"fasta": "[FASTA ...] ", None: ""}.get(positional, f"[{str(positional).upper()}] ")
     parser = CommandParser(
         prog=f"hpc-embed {command.name}",
-        usage=f"%(prog)s {positional}[options]",
+        usage=f"%(prog)s {alone}[options]",
         description=command.help,
         epilog=f"Settings: defaults, then {SETTINGS_FILE} in the working folder, then --config, then flags.",
-        formatter_class=_HelpFormatter,
+        formatter_class=HelpFormatter,
+        print_config=PRINT_CONFIG,
     )
+    parser.positional = positional
     parser.add_argument("--config", action="config", help="A YAML file of settings.")
     for kind in command.settings:
         parser.add_class_arguments(kind)
     return parser
-
-
-def normalise(parser: CommandParser, command: Command, arguments: Sequence[str]) -> list[str]:
-    """Dashes to underscores, `--flag` to `--flag=true`, and FASTA files or a model from wherever they stand."""
-    flags = _boolean_names(command)
-    known = {option for action in parser._actions for option in action.option_strings}
-    normal: list[str] = []
-    files: list[str] = []
-    waiting = list(arguments)
-    while waiting:
-        argument = waiting.pop(0)
-        if argument == "--":
-            files += waiting
-            break
-        if not argument.startswith("--"):
-            (normal if argument == "-h" else files).append(argument)
-            continue
-        name, equals, value = argument.partition("=")
-        name = "--" + name[2:].replace("-", "_")
-        if name not in known and name.replace("--no_", "--", 1) not in known:
-            parser.error(f"unrecognized arguments: {argument}")  # argparse would take an abbreviation
-        if name == "--fasta" and not equals and waiting:
-            files.append(waiting.pop(0))
-        elif name == "--fasta":
-            files.append(value)
-        elif name[2:] in flags and not equals:
-            normal.append(f"{name}=true")
-        elif name.startswith("--no_") and name[5:] in flags and not equals:
-            normal.append(f"--{name[5:]}=false")
-        elif equals or name in ("--help", "--print_config") or not waiting:
-            normal.append(name + equals + value)
-        else:
-            value = waiting.pop(0)  # one such as -1,0 would be taken for a flag
-            normal += [f"{name}={value}"] if value.startswith("-") else [name, value]
-    return [*normal, *_positional(parser, command, files)]
-
-
-def _positional(parser: CommandParser, command: Command, given: list[str]) -> list[str]:
-    if not given:
-        return []
-    if command.positional == "fasta":
-        return [f"--fasta={json.dumps(given)}"]
-    if command.positional is not None and len(given) == 1:
-        return [f"--{command.positional}={given[0]}"]
-    taken = "no files" if command.positional is None else f"one {command.positional}"
-    raise UsageError(
-        f"{command.name} takes {taken}, and was given {' '.join(given)}.", remedy=f"See `{parser.prog} --help`."
-    )
-
-
-def _boolean_names(command: Command) -> set[str]:
-    return {field.name for kind in command.settings for field in fields(kind) if field.type in (bool, "bool")}
 
 
 def _read_settings_file(parser: CommandParser, command: Command) -> None:
@@ -308,41 +255,14 @@ def find_command(name: str) -> Command:
 
 
 def _overview() -> str:
-    lines = [
-        "usage: hpc-embed COMMAND [FASTA ...] [options]",
-        "",
-        "FASTA to embeddings, on Slurm or on this machine.",
-        "",
-        *(f"  {command.name:<12} {command.help}" for command in COMMANDS),
-        "",
-        "hpc-embed COMMAND --help tells each one's options; hpc-embed --version the version.",
-    ]
-    return "\n".join(lines)
-
-
-def _dashed(invocation: str) -> str:
-    return " ".join(word.replace("_", "-") if word.startswith("--") else word for word in invocation.split(" "))
-
-
-def _in_one_line(parser: CommandParser, message: str) -> str:
-    """jsonargparse explains over several lines; the key and the last reason say it."""
-    unknown = message.removeprefix("unrecognized arguments: ")
-    if unknown != message:
-        name = unknown.split()[0].partition("=")[0]
-        options = [_dashed(option) for action in parser._actions for option in action.option_strings]
-        close = get_close_matches(_dashed(name), options, n=1)
-        return f"{_dashed(name)}: no such option." + (f" Did you mean {close[0]}?" if close else "")
-    message = message.replace("Problems parsing config:", "--config: problems parsing the file:")
-    lines = [line.strip(" -") if number else line for number, line in enumerate(message.splitlines()) if line.strip()]
-    reasons = [
-        line
-        for line in lines[1:]
-        if not line.startswith(("Does not validate", "Subtypes", "Errors", "Expected a <class 'NoneType'>"))
-    ]
-    first = lines[0].replace('Parser key "', "--").replace('":', ":")
-    key, colon, rest = first.partition(":")
-    text = " ".join([key.replace("_", "-") + colon + rest, "; ".join(reasons)])
-    return text.strip() + ("" if text.strip().endswith(".") else ".")
+    """It fits a terminal of 24 lines, with the prompt below it."""
+    commands = "\n".join(f"  {command.name:<12} {command.help}" for command in COMMANDS)
+    return (
+        "usage: hpc-embed COMMAND [FASTA ...] [options]\n"
+        "FASTA to embeddings, on Slurm or on this machine.\n\n"
+        f"{commands}\n{EXAMPLES}\n"
+        "hpc-embed COMMAND --help tells each one's options, --version the version."
+    )
 
 
 def _show_traceback() -> None:

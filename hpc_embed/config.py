@@ -216,7 +216,9 @@ class OutputSettings:
     """What is printed"""
 
     json: bool = False
-    """Print the result as JSON."""
+    """Print the result as JSON, and nothing else on standard output."""
+    quiet: bool = False
+    """Tell errors and the result only: no progress, notes or warnings."""
 
 
 @dataclass(frozen=True, kw_only=True)

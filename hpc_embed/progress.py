@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
+
+from hpc_embed.screen import fitted
+from hpc_embed.units import format_seconds
 
 SECONDS_BETWEEN_LINES = 60.0
 
@@ -122,18 +126,46 @@ class Lines:
         return ", ".join([*parts, note] if note else parts)
 
 
+class _Quiet:
+    """Whether news is left out; of this process, since every module may have some."""
+
+    is_on = False
+
+
+def be_quiet(is_on: bool) -> None:
+    """Tell no news and no progress from here on, or tell them again."""
+    _Quiet.is_on = is_on
+
+
+def note(text: str) -> None:
+    """One line of news on standard error."""
+    if not _Quiet.is_on:
+        print(fitted(text, sys.stderr), file=sys.stderr, flush=True)
+
+
+def shows_bars() -> bool:
+    """True where something that is drawn again and again would be seen as such."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not _Quiet.is_on
+
+
 @contextmanager
 def counting(label: str, total: int | None, unit: str) -> Iterator[Counting]:
     """Show progress on standard error in the way that fits it."""
-    if not sys.stderr.isatty():
-        yield Lines(label, total, unit)
-        return
+    if shows_bars():
+        with _bar(label, total, unit) as bar:
+            yield bar
+    else:
+        yield Silent() if _Quiet.is_on else Lines(label, total, unit)
+
+
+@contextmanager
+def _bar(label: str, total: int | None, unit: str) -> Iterator[Counting]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=None),
         MofNCompleteColumn(),
         TextColumn(unit),
         TextColumn("{task.fields[note]}"),
@@ -147,16 +179,3 @@ def counting(label: str, total: int | None, unit: str) -> Iterator[Counting]:
                 progress.update(task, advance=amount, note=note)
 
         yield Bar()
-
-
-def format_seconds(seconds: float) -> str:
-    """`45 s`, `12 min`, `3 h 05 min`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def note(text: str) -> None:
-    """One line of news on standard error."""
-    print(text, file=sys.stderr, flush=True)

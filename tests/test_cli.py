@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from hpc_embed.cli import COMMANDS, Command, make_parser, normalise
-from tests.conftest import REPOSITORY, Run
+from hpc_embed.cli import COMMANDS, Command, find_command, make_parser
+from tests.conftest import Run
 
 FASTA = ">a\nMKVLAAGIVG\n>b\nMKV\n"
 
@@ -28,12 +28,23 @@ def fasta(tmp_path: Path) -> Path:
 def test_every_option_of_every_command_has_help_and_dashes(command: Command, run: Run) -> None:
     text = run(command.name, "--help").stdout
     assert text.startswith(f"usage: hpc-embed {command.name}")
+    assert "null" not in text
+    assert "type:" not in text
     for kind in command.settings:
         assert kind.__doc__
         for field in fields(kind):
-            assert f"--{field.name.replace('_', '-')} " in text
+            assert re.search(rf"--{field.name.replace('_', '-')}\b", text)
     for action in make_parser(command)._actions:
         assert action.help, action.dest
+
+
+def test_help_tells_defaults_and_leaves_options_whole(run: Run) -> None:
+    text = run("submit", "--help").stdout
+    for told in ("[default: 0]", "[default: 1]", "[default: 240]", "[default: embed-run]"):
+        assert told in text
+    assert "--translate {six-frames,longest-orf}" in run("plan", "--help").stdout
+    assert "--no-\n" not in text
+    assert "False" not in text
 
 
 def test_help_never_loads_torch_and_lists_every_command(run: Run) -> None:
@@ -52,18 +63,21 @@ def test_version(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "normal"),
     [
-        (["a.fa", "--run-dir", "r", "b.fa"], ["--run_dir", "r", '--fasta=["a.fa", "b.fa"]']),
-        (["--run_dir=r-1", "-"], ["--run_dir=r-1", '--fasta=["-"]']),
-        (["--force-kind", "a.fa"], ["--force_kind=true", '--fasta=["a.fa"]']),
-        (["--no-json", "a.fa"], ["--json=false", '--fasta=["a.fa"]']),
-        (["--", "--odd.fa"], ['--fasta=["--odd.fa"]']),
-        (["--fasta", "a b.fa"], ['--fasta=["a b.fa"]']),
+        (["a.fa", "--run-dir", "r", "b.fa"], ["--run-dir=r", '--fasta=["a.fa", "b.fa"]']),
+        (["--run_dir=r_1", "-"], ["--run-dir=r_1", '--fasta=["-"]']),
+        (["--force_kind", "a.fa"], ["--force-kind", '--fasta=["a.fa"]']),
+        (["--no-json", "a.fa"], ["--no-json", '--fasta=["a.fa"]']),
+        (["a.fa", "--", "--odd.fa"], ['--fasta=["a.fa", "--odd.fa"]']),
+        (["a.fa", "--fasta", "b c.fa", "--fasta=d.fa"], ['--fasta=["a.fa", "b c.fa", "d.fa"]']),
+        (["--layer", "-1,0", "a.fa"], ["--layer=-1,0", '--fasta=["a.fa"]']),
+        (["--print_config", "a.fa"], ["--print-config", '--fasta=["a.fa"]']),
         ([], []),
     ],
 )
 def test_files_stand_anywhere_and_dashes_are_underscores(arguments: list[str], normal: list[str]) -> None:
-    command = COMMANDS[0]
-    assert normalise(make_parser(command), command, arguments) == normal
+    parser = make_parser(COMMANDS[0])
+    assert parser.normalise(arguments) == normal
+    parser.parse_line([argument for argument in arguments if "print" not in argument])
 
 
 def test_a_bare_plan_reads_its_settings_from_the_working_folder(run: Run, fasta: Path, tmp_path: Path) -> None:
@@ -84,12 +98,20 @@ def test_flags_beat_config_and_config_beats_the_settings_file(run: Run, fasta: P
     assert "pooling: cls" in printed
 
 
-def test_json_is_one_document(run: Run, fasta: Path) -> None:
-    assert json.loads(run("plan", fasta, "--json").stdout)["totals"]["num_records"] == 2
-    assert json.loads(run("local", fasta, "--json").stdout)["statuses"] == {"embedded": 2}
-    assert json.loads(run("status", "--json").stdout)["is_gathered"] is True
-    assert len(json.loads(run("models", "--json").stdout)) >= 10
-    assert json.loads(run("doctor", "--json").stdout)[0]["what"] == "hpc-embed"
+def test_a_bool_is_a_flag_with_a_twin(run: Run, tmp_path: Path) -> None:
+    parser = make_parser(find_command("submit"))
+    assert parser.parse_line([]).gather is True
+    assert (
+        parser.parse_line(["--no-gather", "--retry_failed", "--json"]).as_dict().items()
+        >= {
+            "gather": False,
+            "retry_failed": True,
+            "json": True,
+        }.items()
+    )
+    (tmp_path / "hpc-embed.yaml").write_text("json: true\n")
+    assert run("models").stdout.startswith("[")
+    assert run("models", "--no-json").stdout.startswith("name")
 
 
 def test_a_closed_pipe_is_no_error(fasta: Path) -> None:
@@ -101,33 +123,3 @@ def test_a_closed_pipe_is_no_error(fasta: Path) -> None:
 def test_a_traceback_comes_on_request_only(run: Run, tmp_path: Path) -> None:
     assert "Traceback" not in run("plan", "no.fa", code=3).stderr
     assert "Traceback" in run("plan", "no.fa", code=3, env={"HPC_EMBED_TRACEBACK": "1"}).stderr
-
-
-def test_progress_is_a_bar_on_a_terminal(run: Run, fasta: Path, tmp_path: Path) -> None:
-    import pty
-
-    leader, follower = pty.openpty()
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TERM": "xterm", "COLUMNS": "100"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hpc_embed", "local", str(fasta), "--run-dir", str(tmp_path / "r")],
-        stderr=follower,
-        stdout=subprocess.PIPE,
-        env=environment,
-        cwd=tmp_path,
-    )
-    os.close(follower)
-    shown = b""
-    while True:
-        try:
-            read = os.read(leader, 65536)
-        except OSError:
-            break
-        if not read:
-            break
-        shown += read
-    out, _ = process.communicate()
-    os.close(leader)
-    assert process.returncode == 0
-    assert b"embedding" in shown
-    assert b"residues" in shown
-    assert b"dataset" in out

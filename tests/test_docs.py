@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from docs.generate import TARGET, command_reference
-from hpc_embed.cli import COMMANDS, SETTINGS_FILE, make_parser, normalise
+from hpc_embed.cli import COMMANDS, SETTINGS_FILE, make_parser
 from tests.conftest import REPOSITORY
 from tests.reading.datasets import write_dataset
 
@@ -41,8 +41,7 @@ def test_every_command_that_the_docs_show_parses(line: str) -> None:
     if name == "COMMAND":
         return
     command = next(command for command in COMMANDS if command.name == name)
-    parser = make_parser(command)
-    parser.parse_args(normalise(parser, command, arguments))
+    make_parser(command).parse_line(arguments)
 
 
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.name)

@@ -13,7 +13,7 @@ import hpc_embed
 
 PACKAGE = Path(hpc_embed.__file__).parent
 LAYERS = (
-    ("errors", "families", "registry", "config", "progress", "sequences", "__init__"),
+    ("errors", "families", "registry", "config", "progress", "screen", "units", "sequences", "__init__"),
     ("run",),
     ("planning",),
     ("engine",),
@@ -21,7 +21,7 @@ LAYERS = (
     ("cluster", "results"),
     ("reading", "report"),
     ("commands",),
-    ("cli",),
+    ("arguments", "cli"),
     ("__main__", "api"),
 )
 """From the ground up. A module may import its own layer and those below."""

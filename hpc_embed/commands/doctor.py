@@ -17,9 +17,11 @@ from pathlib import Path
 from hpc_embed import __version__
 from hpc_embed.cluster.rehearsal import rehearse
 from hpc_embed.cluster.site import Finding, describe_site, file_system
-from hpc_embed.commands.printing import print_json, print_table
+from hpc_embed.commands.printing import print_json, print_table, table_text
 from hpc_embed.config import DoctorSettings, OutputSettings, RunSettings, SubmitSettings
 from hpc_embed.errors import EnvironmentFault
+from hpc_embed.progress import note
+from hpc_embed.units import format_bytes
 
 PACKAGES = (
     "torch",
@@ -40,6 +42,8 @@ def run(where: RunSettings, settings: DoctorSettings, slurm: SubmitSettings, out
         name = f"rehearsal-{time.strftime('%Y%m%d-%H%M%S')}"
         steps = rehearse(Path(where.run_dir).absolute().parent / name, slurm, settings.rehearse_minutes)
         findings = list(_told(steps, output.json))
+        if output.json:
+            print_json([finding._asdict() for finding in findings])
         return 0 if findings[-1].is_well else EnvironmentFault.exit_code
     findings = _site(Path(where.run_dir)) if settings.cluster else _machine()
     if output.json:
@@ -51,12 +55,15 @@ def run(where: RunSettings, settings: DoctorSettings, slurm: SubmitSettings, out
 
 
 def _told(steps: Iterator[Finding], as_json: bool) -> Iterator[Finding]:
-    """Print each step as it comes: the queue may take its time."""
+    """Print each step as it comes, since the queue may take its time; as news where the result is JSON."""
+    stream = sys.stderr if as_json else sys.stdout
     for step in steps:
+        row = ("ok" if step.is_well else "FAILED", step.what, step.detail)
+        text = table_text((), [row], stream, widths=(6, 12))
         if as_json:
-            print_json(step._asdict(), one_line=True)
+            note(text)
         else:
-            print(f"{'ok' if step.is_well else 'FAILED':<8}{step.what:<14}{step.detail}", flush=True)
+            print(text, flush=True)
         yield step
 
 
@@ -101,8 +108,8 @@ def _devices() -> list[Finding]:
 
 
 def _cores() -> Finding:
-    gibibytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    return Finding("machine", True, f"{len(os.sched_getaffinity(0))} cores for us, {gibibytes:.0f} GiB of memory")
+    memory = format_bytes(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return Finding("machine", True, f"{len(os.sched_getaffinity(0))} cores for us, {memory} of memory")
 
 
 def _program(name: str) -> Finding:

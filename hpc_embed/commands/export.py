@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hpc_embed.commands.printing import print_json
+from hpc_embed.commands.printing import print_json, print_line
 from hpc_embed.config import ExportSettings, OutputSettings
 from hpc_embed.results.export import export
 
@@ -16,10 +16,12 @@ def run(settings: ExportSettings, output: OutputSettings) -> int:
     if output.json:
         print_json(made._asdict())
         return 0
-    print(f"{made.num_rows:,} vectors of dimension {made.dimension}, {made.dtype}, of {made.num_records:,} records")
+    print_line(
+        f"{made.num_rows:,} vectors of dimension {made.dimension}, {made.dtype}, of {made.num_records:,} records"
+    )
     if made.num_without_vector:
-        print(f"{made.num_without_vector:,} records have none: see status in {made.folder}/ids.tsv")
+        print_line(f"{made.num_without_vector:,} records have none: see status in {made.folder}/ids.tsv")
     if made.largest_rounding:
-        print(f"rounding to {made.dtype} took at most {made.largest_rounding:.1e} of a vector's length")
-    print(f"written to {made.folder}")
+        print_line(f"rounding to {made.dtype} took at most {made.largest_rounding:.1e} of a vector's length")
+    print_line(f"written to {made.folder}")
     return 0

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hpc_embed.commands.printing import print_json
+from hpc_embed.commands.printing import print_json, print_line
 from hpc_embed.commands.report import try_report
 from hpc_embed.config import CheckSettings, GatherSettings, OutputSettings, RunSettings
 from hpc_embed.errors import Incomplete
-from hpc_embed.progress import format_seconds
 from hpc_embed.results.checking import Checked, check
 from hpc_embed.results.gather import Gathered, gather
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.plan import Plan, read_plan
+from hpc_embed.units import format_seconds
 
 
 def run(where: RunSettings, settings: GatherSettings, looking: CheckSettings, output: OutputSettings) -> int:
@@ -30,8 +30,8 @@ def _print_proof(checked: Checked, as_json: bool) -> None:
     if as_json:
         print_json(checked._asdict())
         return
-    print(f"dataset {checked.dataset}: {checked.num_records:,} records in {checked.num_parts} parts, as gathered")
-    print(f"fingerprint {checked.fingerprint}, {', '.join(checked.versions)}")
+    print_line(f"dataset {checked.dataset}: {checked.num_records:,} records in {checked.num_parts} parts, as gathered")
+    print_line(f"fingerprint {checked.fingerprint}, {', '.join(checked.versions)}")
 
 
 def tell(gathered: Gathered, plan: Plan, layout: RunLayout, settings: GatherSettings, output: OutputSettings) -> int:
@@ -39,7 +39,7 @@ def tell(gathered: Gathered, plan: Plan, layout: RunLayout, settings: GatherSett
     report = try_report(plan, layout) if settings.report else None
     _print(gathered, plan, output.json)
     if report and not output.json:
-        print(f"report {report}")
+        print_line(f"report {report}")
     return Incomplete.exit_code if gathered.statuses.get("failed") else 0
 
 
@@ -49,7 +49,7 @@ def _print(gathered: Gathered, plan: Plan, as_json: bool) -> None:
         return
     statuses = ", ".join(f"{count:,} {status}" for status, count in sorted(gathered.statuses.items()))
     untrained = " UNTRAINED, RANDOM WEIGHTS," if plan.model.is_untrained else ""
-    print(f"{gathered.num_records:,} records: {statuses}")
-    print(f"model {plan.model.name},{untrained} {gathered.precision}, dimension {plan.dimension}")
+    print_line(f"{gathered.num_records:,} records: {statuses}")
+    print_line(f"model {plan.model.name},{untrained} {gathered.precision}, dimension {plan.dimension}")
     state = f"written in {format_seconds(gathered.seconds)}" if gathered.is_new else "was there already"
-    print(f"dataset {gathered.dataset} ({state})")
+    print_line(f"dataset {gathered.dataset} ({state})")

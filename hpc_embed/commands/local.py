@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from hpc_embed.cluster.devices import CPU, choose_devices
 from hpc_embed.cluster.needs import refuse_missing_packages, refuse_slow_precision
 from hpc_embed.cluster.task import embed_shards
 from hpc_embed.commands.gather import tell
+from hpc_embed.commands.printing import table_text
 from hpc_embed.config import GatherSettings, OutputSettings, PlanSettings, RunSettings, WorkSettings
 from hpc_embed.errors import Incomplete
 from hpc_embed.planning.forecast import describe, forecast
@@ -46,7 +48,7 @@ def embed(
     devices = choose_devices(work, find_model(plan.model.registry_name))
     if planned.is_new:
         device = CPU if devices[0] == CPU else settings.device
-        note(describe(forecast(plan, where.run_dir, device, len(devices))))
+        note(table_text((), describe(forecast(plan, where.run_dir, device, len(devices))), sys.stderr))
     else:
         note(f"going on with {where.run_dir}: {plan.totals.num_records:,} records, {len(plan.shards)} shards")
     result = embed_shards(plan, layout, range(len(plan.shards)), work, devices)

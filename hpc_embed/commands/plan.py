@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from hpc_embed.commands.printing import print_json
+from hpc_embed.commands.printing import print_json, print_table
 from hpc_embed.config import OutputSettings, PlanSettings, RunSettings
 from hpc_embed.planning.forecast import describe, forecast
 from hpc_embed.planning.planner import make_plan
@@ -22,5 +22,5 @@ def run(where: RunSettings, settings: PlanSettings, output: OutputSettings) -> i
     if output.json:
         print_json({**figures._asdict(), "totals": asdict(figures.totals)})
     else:
-        print(describe(figures))
+        print_table((), describe(figures))
     return 0

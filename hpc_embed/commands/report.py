@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpc_embed.commands.printing import print_json
+from hpc_embed.commands.printing import print_json, print_line
 from hpc_embed.config import OutputSettings, ReportSettings, RunSettings
 from hpc_embed.errors import EnvironmentFault
 from hpc_embed.progress import note
@@ -28,7 +28,7 @@ def run(where: RunSettings, settings: ReportSettings, output: OutputSettings) ->
     if output.json:
         print_json({"report": str(report)})
     else:
-        print(f"report {report}")
+        print_line(f"report {report}")
     return 0
 
 

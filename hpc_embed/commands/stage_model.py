@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hpc_embed.commands.printing import print_json
+from hpc_embed.commands.printing import print_json, print_line, print_table
 from hpc_embed.config import OutputSettings, StageSettings
 from hpc_embed.errors import EnvironmentFault, UsageError
 from hpc_embed.run.files import write_json
 from hpc_embed.run.identity import STAGED, copy_checkpoint, digest_of_checkpoint, pin_model, weight_files
+from hpc_embed.units import format_bytes
 
 
 def run(settings: StageSettings, output: OutputSettings) -> int:
@@ -41,6 +42,7 @@ def run(settings: StageSettings, output: OutputSettings) -> int:
     if output.json:
         print_json(facts)
     else:
-        print("\n".join(f"{name:<10}{value}" for name, value in facts.items()))
-        print(f"use it:   hpc-embed plan --model {target}")
+        size = format_bytes(sum(path.stat().st_size for path in weight_files(target)))
+        print_table((), [*(facts | {"bytes": size}).items()])
+        print_line(f"use it: hpc-embed plan --model {target}")
     return 0

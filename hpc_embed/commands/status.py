@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
 from hpc_embed.cluster.status import RunStatus, ShardStatus, last_lines, run_status
-from hpc_embed.commands.printing import print_json, print_table
+from hpc_embed.commands.printing import print_json, print_line, print_table
 from hpc_embed.config import OutputSettings, RunSettings, StatusSettings
 from hpc_embed.errors import Incomplete
-from hpc_embed.progress import format_seconds
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.plan import read_plan
+from hpc_embed.units import format_seconds
 
 STATES = ("done", "running", "suspended", "queued", "begun", "missing", "failed")
 LOOKS_UNTIL_OVER = 2
@@ -32,8 +31,8 @@ def run(where: RunSettings, settings: StatusSettings, output: OutputSettings) ->
             content = {**status._asdict(), "shards": [shard._asdict() for shard in status.shards]}
             print_json(content, one_line=settings.watch)
         else:
-            if settings.watch and sys.stdout.isatty():
-                print("\033[H\033[2J", end="")
+            if settings.watch:
+                _clear_screen()
             _print(status)
         all_done = status.count("done") == len(status.shards)
         if not settings.watch:
@@ -44,20 +43,28 @@ def run(where: RunSettings, settings: StatusSettings, output: OutputSettings) ->
         time.sleep(settings.watch_seconds)
 
 
+def _clear_screen() -> None:
+    from rich.console import Console
+
+    Console().clear()  # nothing where there is no screen
+
+
 def _print(status: RunStatus) -> None:
     counts = ", ".join(f"{status.count(state)} {state}" for state in STATES if status.count(state))
-    print(f"{status.run_dir}: {status.model}, {len(status.shards)} shards: {counts}")
+    print_line(f"{status.run_dir}: {status.model}, {len(status.shards)} shards: {counts}")
     waiting = f"gather job {status.gather_job}" if status.gather_job else "not gathered yet"
-    print(f"dataset: {'gathered' if status.is_gathered else waiting}")
+    print_line(f"dataset: {'gathered' if status.is_gathered else waiting}")
     if status.slurm:
-        print(f"Slurm was not asked: {status.slurm}")
+        print_line(f"Slurm was not asked: {status.slurm}")
     for text in status.notes:
-        print(f"note: {text}")
+        print_line(f"note: {text}")
     order = {"failed": 0, "running": 1, "suspended": 2, "begun": 3, "queued": 4, "missing": 5, "done": 6}
     notable = [shard for shard in status.shards if shard.state != "done" or shard.reason]
     notable.sort(key=lambda shard: (order[shard.state], shard.shard))
     if notable:
         print_table(("shard", "state", "windows", "left", "task", "reason"), map(_row, notable[:MOST_ROWS]))
+    if any(shard.seconds_left is not None for shard in notable[:MOST_ROWS]):
+        print_line("left: at the pace of the shard's own pieces so far")
     if len(notable) > MOST_ROWS:
         print(f"… and {len(notable) - MOST_ROWS} more; --json has all")
     for shard in [shard for shard in notable if shard.state == "failed" and shard.log][:MOST_LOGS]:

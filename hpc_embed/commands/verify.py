@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from hpc_embed.commands.printing import print_json, print_table
+from hpc_embed.commands.printing import print_json, print_line, print_table
 from hpc_embed.config import OutputSettings, VerifySettings
 from hpc_embed.errors import EnvironmentFault, Incomplete, UsageError
 from hpc_embed.run.identity import pin_model
@@ -42,7 +42,7 @@ def run(settings: VerifySettings, output: OutputSettings) -> int:
         print_json(facts | {"digest": identity.digest, "device": device, "agreements": rows})
     else:
         weights = "random weights" if identity.is_untrained else f"{identity.source} {identity.revision}".strip()
-        print(f"{identity.name} ({weights}) on {device}, beside the reference implementation in fp32:")
+        print_line(f"{identity.name} ({weights}) on {device}, beside the reference implementation in fp32:")
         print_table(
             ("precision", "attention", "largest difference", "largest 1 - cos", "bound", ""),
             [

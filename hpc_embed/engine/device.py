@@ -10,6 +10,7 @@ import torch
 
 from hpc_embed.engine import processor
 from hpc_embed.errors import EnvironmentFault
+from hpc_embed.units import format_bytes
 
 AMPERE = 8
 """Compute capability from which BF16 is in the hardware."""
@@ -147,8 +148,8 @@ def facts() -> list[tuple[str, bool, str]]:
         precision = "BF16" if has_bf16(device) else "no BF16, FP32 instead"
         dtype = torch.bfloat16 if has_bf16(device) else torch.float32
         back_ends = ", ".join(available_back_ends(device, 64, dtype))
-        gibibytes = free_bytes(device) / 2**30
-        detail = f"{describe(device)}, capability {capability}, {precision}, {gibibytes:.0f} GiB free, {back_ends}"
+        free = format_bytes(free_bytes(device))
+        detail = f"{describe(device)}, capability {capability}, {precision}, {free} free, {back_ends}"
         found.append((f"gpu {index}", True, detail))
     if not found:
         found.append(("gpu", False, f"torch {torch.__version__} sees none; hpc-embed runs on the CPU"))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from hpc_embed.progress import format_seconds
 from hpc_embed.registry import PER_BASE, PER_TOKEN
 from hpc_embed.run.plan import Cost, Embedding, Plan, Totals
+from hpc_embed.units import format_bytes, format_seconds
 
 SHARE_OF_PEAK = 0.4
 """Share of the data sheet's dense matmul peak that bulk embedding is assumed to reach."""
@@ -40,11 +40,17 @@ DEVICES = {
 
 def seconds_on(device: str, cost: Cost, flops: float, num_tokens: int) -> float:
     """Estimated seconds on one such device: the larger of the time to compute and the time to move."""
-    facts = DEVICES[device]
-    compute = flops / (facts.teraflops * 1e12 * SHARE_OF_PEAK)
+    return max(_seconds_to_compute(device, flops), _seconds_to_move(device, cost, num_tokens))
+
+
+def _seconds_to_compute(device: str, flops: float) -> float:
+    return flops / (DEVICES[device].teraflops * 1e12 * SHARE_OF_PEAK)
+
+
+def _seconds_to_move(device: str, cost: Cost, num_tokens: int) -> float:
     layers_times_hidden = cost.quadratic_flops / 4
     num_bytes = num_tokens * layers_times_hidden * BYTES_PER_TOKEN_LAYER_HIDDEN
-    return max(compute, num_bytes / (facts.terabytes_per_second * 1e12 * SHARE_OF_BANDWIDTH))
+    return num_bytes / (DEVICES[device].terabytes_per_second * 1e12 * SHARE_OF_BANDWIDTH)
 
 
 class Forecast(NamedTuple):
@@ -64,6 +70,8 @@ class Forecast(NamedTuple):
     num_devices: int
     device_seconds: float
     """Estimated, all shards on these devices, without start-up."""
+    assumes: str
+    """Where the estimate comes from, and what it leaves out."""
     dataset_bytes: int
     dataset_rows: int
 
@@ -86,9 +94,22 @@ def forecast(plan: Plan, run_dir: str, device: str, num_devices: int = 1) -> For
         device=device,
         num_devices=num_devices,
         device_seconds=seconds_on(device, plan.cost, float(sum(flops)), totals.num_tokens) / num_devices,
+        assumes=_assumptions(plan, device),
         dataset_bytes=4 * plan.dimension * num_vectors,
         dataset_rows=_num_records_apart(plan),
     )
+
+
+def _assumptions(plan: Plan, device: str) -> str:
+    flops = float(sum(shard.flops for shard in plan.shards))
+    moves_longer = _seconds_to_move(device, plan.cost, plan.totals.num_tokens) > _seconds_to_compute(device, flops)
+    if device == "cpu":
+        rate = "a rate measured on a few CPUs"
+    elif moves_longer:
+        rate = f"{SHARE_OF_BANDWIDTH:.0%} of data-sheet bandwidth"
+    else:
+        rate = f"{SHARE_OF_PEAK:.0%} of data-sheet peak"
+    return f"{rate}; no padding, start-up or queue"
 
 
 def _num_records_apart(plan: Plan) -> int:
@@ -110,8 +131,8 @@ def _pooling(embedding: Embedding) -> str:
     return embedding.pooling + (f", layers {', '.join(map(str, layers))}" if len(layers) > 1 else "")
 
 
-def describe(figures: Forecast) -> str:
-    """The figures as lines for a person."""
+def describe(figures: Forecast) -> list[tuple[str, str]]:
+    """The figures for a person, each with its name."""
     f, t = figures, figures.totals
     kept = [
         f"{t.num_embedded:,} whole",
@@ -129,8 +150,9 @@ def describe(figures: Forecast) -> str:
         ("windows", f"{t.num_windows:,}, of which {t.num_unique_windows:,} different"),
         ("tokens", f"{t.num_tokens:,}"),
         ("shards", f"{f.num_shards:,}, largest over mean {f.spread:.4f}"),
-        ("estimate", f"{format_seconds(f.device_seconds)} on {devices}, all shards, without start-up"),
-        ("dataset", f"{f.dataset_rows:,} rows, about {_size(f.dataset_bytes)}"),
+        ("estimate", f"{format_seconds(f.device_seconds)} on {devices}, all shards"),
+        ("", f"assumes {f.assumes}"),
+        ("dataset", f"{f.dataset_rows:,} rows, about {format_bytes(f.dataset_bytes)}"),
     ]
     if t.num_duplicate_ids:
         rows.insert(3, ("repeated ids", f"{t.num_duplicate_ids:,} records (kept, told apart by ordinal)"))
@@ -138,13 +160,4 @@ def describe(figures: Forecast) -> str:
         rows.insert(4, ("unknown letters", f"{t.num_unknown_letters:,}, embedded as unknown"))
     if f.licence:
         rows.insert(2, ("licence", f.licence))
-    return "\n".join(f"{name:<16}{value}" for name, value in rows)
-
-
-def _size(num_bytes: int) -> str:
-    size = float(num_bytes)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
+    return rows

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hpc_embed.progress import format_seconds
 from hpc_embed.report.devices import DeviceWork
 from hpc_embed.report.facts import RunFacts
 from hpc_embed.report.projection import Neighbours
 from hpc_embed.report.records import Records
 from hpc_embed.report.sample import Row
+from hpc_embed.units import format_bytes, format_seconds
 
 MOST_INPUTS = 50
 MOST_CHARACTERS = 200
@@ -76,7 +76,7 @@ def device_table(works: Sequence[DeviceWork]) -> Table:
         "share of the device's peak": lambda one: _known(one.share_of_peak, "{:.1%}".format),
         "device-hours, measured": lambda one: _hours(one.hours),
         "device-hours, by the plan's cost model": lambda one: _known(one.predicted_hours, _hours),
-        "peak memory": lambda one: f"{one.peak_memory_bytes / 2**30:.2f} GiB",
+        "peak memory": lambda one: format_bytes(one.peak_memory_bytes),
         "canaries": lambda one: f"{one.num_canaries:,}, of which {one.num_different_canaries:,} different",
         "canaries beyond the bound": lambda one: f"{one.num_odd_canaries:,} ODD" if one.num_odd_canaries else "none",
     }

@@ -17,6 +17,7 @@ from hpc_embed.run.layout import RunLayout, shard_name
 from hpc_embed.run.markers import is_done, read_failure
 from hpc_embed.run.mounts import LOCAL, file_system_of
 from hpc_embed.run.plan import Plan
+from hpc_embed.units import format_seconds
 
 WAIT_SECONDS = 90.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 10.0
@@ -28,7 +29,7 @@ def wait_for_markers(plan: Plan, layout: RunLayout, wait_seconds: float | None) 
     seconds = usual_wait_seconds(layout.root) if wait_seconds is None else wait_seconds
     missing = _without(list(range(len(plan.shards))), plan, layout)
     if missing and seconds:
-        note(f"{len(missing)} shards are not there yet; looking again for up to {seconds:.0f} s …")
+        note(f"{len(missing)} shards are not there yet; looking again for up to {format_seconds(seconds)} …")
     while missing and (left := seconds - (time.monotonic() - started)) > 0:
         time.sleep(min(pause, left))
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)

@@ -6,6 +6,7 @@ import errno
 from pathlib import Path
 
 from hpc_embed.errors import FULL_DISK_REMEDY, EnvironmentFault, is_full_disk
+from hpc_embed.progress import note
 from hpc_embed.registry import models
 from hpc_embed.run.licences import CARD
 
@@ -70,6 +71,7 @@ def download(name: str, repository: str, revision: str | None) -> Path:
         names = [sibling.rfilename for sibling in info.siblings or ()]
         has_safetensors = any(name.endswith(".safetensors") for name in names)
         weights = WEIGHT_PATTERNS if has_safetensors else FALLBACK_WEIGHT_PATTERNS
+        note(f"downloading {wanted} from the hub …")
         folder = snapshot_download(
             repository, revision=info.sha, allow_patterns=[*weights, *BESIDE_THE_WEIGHTS], etag_timeout=ANSWER_SECONDS
         )

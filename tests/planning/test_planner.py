@@ -208,10 +208,21 @@ def test_the_forecast_is_for_so_many_devices_of_a_kind(fasta: Path, tmp_path: Pa
     made = plan(fasta, tmp_path / "run")
     one, four = (forecast(made, "r", "cpu", number) for number in (1, 4))
     assert four.device_seconds == one.device_seconds / 4
-    assert "on one cpu core," in describe(one)
-    assert "on 4 cpu cores," in describe(four)
-    assert "on one h100," in describe(forecast(made, "r", "h100"))
+    assert "on one cpu core," in dict(describe(one))["estimate"]
+    assert "on 4 cpu cores," in dict(describe(four))["estimate"]
+    assert "on one h100," in dict(describe(forecast(made, "r", "h100")))["estimate"]
     assert one.device_seconds > forecast(made, "r", "h100").device_seconds
+
+
+def test_a_forecast_says_what_it_assumes(tmp_path: Path) -> None:
+    short = tmp_path / "short.fasta"
+    short.write_text(">a\nMKVLAAGIVG\n")
+    made = plan(short, tmp_path / "run")
+    assert forecast(made, "r", "cpu").assumes == "a rate measured on a few CPUs; no padding, start-up or queue"
+    for device, rate in [("a100", "40% of data-sheet peak"), ("l4", "60% of data-sheet bandwidth")]:
+        figures = forecast(made, "r", device)
+        assert figures.assumes == f"{rate}; no padding, start-up or queue"
+        assert ("", f"assumes {figures.assumes}") in describe(figures)
 
 
 def odd_input(folder: Path) -> tuple[str, ...]:
