@@ -18,6 +18,7 @@ from hpc_embed import __version__, progress
 from hpc_embed.arguments import PRINT_CONFIG, CommandParser, HelpFormatter
 from hpc_embed.config import (
     CheckSettings,
+    CompletionSettings,
     DoctorSettings,
     ExportSettings,
     GatherSettings,
@@ -68,6 +69,7 @@ class Command:
             PlanSettings: "fasta",
             ExportSettings: "dataset",
             VerifySettings: "model",
+            CompletionSettings: "shell",
         }
         return next((names[kind] for kind in self.settings if kind in names), None)
 
@@ -121,6 +123,7 @@ COMMANDS = (
         "Tell what this machine or Slurm site can do, and what it lacks.",
         (RunSettings, DoctorSettings, SubmitSettings, OutputSettings),
     ),
+    Command("completion", "Print a script that completes commands and options on TAB.", (CompletionSettings,)),
 )
 EXAMPLES = """
   hpc-embed local proteins.fasta --model esm2_t33_650M
@@ -132,6 +135,10 @@ EXAMPLES = """
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if "_ARGCOMPLETE" in os.environ:
+        from hpc_embed.completion import complete
+
+        complete(COMMANDS, make_parser)
     try:
         return _dispatch(arguments)
     except HpcEmbedError as error:

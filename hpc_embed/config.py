@@ -222,6 +222,15 @@ class OutputSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompletionSettings:
+    """For which shell"""
+
+    shell: Literal["bash", "zsh", "fish"] = "bash"
+    """In bash and zsh, have ~/.bashrc or ~/.zshrc run `eval "$(hpc-embed completion SHELL)"`; in fish, write what this
+    prints to ~/.config/fish/completions/hpc-embed.fish."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SubmitSettings:
     """What Slurm is asked for"""
 

@@ -21,7 +21,7 @@ LAYERS = (
     ("cluster", "results"),
     ("reading", "report"),
     ("commands",),
-    ("arguments", "cli"),
+    ("arguments", "completion", "cli"),
     ("__main__", "api"),
 )
 """From the ground up. A module may import its own layer and those below."""
