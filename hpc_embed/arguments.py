@@ -32,7 +32,7 @@ class HelpFormatter(DefaultHelpFormatter):
         return f"{text} [default: {shown}]"
 
     def _split_lines(self, text: str, width: int) -> list[str]:
-        return wrap(text, width, break_on_hyphens=False)  # --no-gather stays whole
+        return wrap(" ".join(text.split()), width, break_on_hyphens=False)  # --no-gather stays whole
 
     def _format_action_invocation(self, action: Action) -> str:
         """A flag by the spelling that changes something: `--json`, but `--report, --no-report`."""

@@ -103,7 +103,9 @@ def test_without_arguments_a_screen_with_three_examples(run: Run) -> None:
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 def test_help_fits_80_columns(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    assert widest(make_parser(command).format_help()) <= 80
+    shown = make_parser(command).format_help()
+    assert widest(shown) <= 80
+    assert not re.findall(r"[a-z] {3,}[a-z]+", shown), "lines of a docstring are joined by one blank"
 
 
 @pytest.mark.parametrize("line", RESULTS)
