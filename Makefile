@@ -61,7 +61,7 @@ packages:  # first of all, since they bring a C compiler where there is none
 $(VENV)/.installed: pyproject.toml setup.py constraints.txt $(wildcard hpc_embed/*/kernels/*)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch
-	$(PIP) --editable '.[torch]'
+	$(PIP) --editable '.[torch,report]'
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed

@@ -20,6 +20,7 @@ MOST_TOKENS_CPU = 4_096
 """On a CPU larger batches bring no more speed."""
 TRIAL_TOKENS_CUDA = (1_024, 8_192)
 TRIAL_TOKENS_CPU = (256, 768)
+TORCHS_ATTENTION = "torch's attention (ours takes AVX2, and a C compiler when installed)"
 NO_ROOM = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC")
 """torch.AcceleratorError is a RuntimeError that says so in its first line, among faults of other kinds."""
 _CGROUP_LIMITS = (
@@ -155,7 +156,8 @@ def facts() -> list[tuple[str, bool, str]]:
         found.append(("gpu", False, f"torch {torch.__version__} sees none; hpc-embed runs on the CPU"))
     cpu = torch.device("cpu")
     precision = "BF16 instructions" if has_bf16(cpu) else "no BF16 instructions"
-    own = f"attention kernel for {kernel.LEVELS[kernel.level()]}" if kernel.level() else "no attention kernel of ours"
+    level = kernel.level()
+    own = f"attention kernel for {kernel.LEVELS[level]}" if level else TORCHS_ATTENTION
     return [*found, ("cpu", True, f"{processor.name()}, {precision}, {own}, products by {products()}")]
 
 
