@@ -203,7 +203,7 @@ def test_the_plan_tells_rows_and_columns(run: Run, lambda_phage: Path) -> None:
         "plan", lambda_phage, "--model", "nt_v2_50m:untrained", "--pooling", "per_window,mean,max", "--layer", "-1,3"
     )
     assert "pooling per_window,mean,max, layers 12, 3" in said.stdout
-    assert "5 rows, about 40.0 KiB" in said.stdout
+    assert "5 rows, about 40 KiB" in said.stdout
 
 
 @pytest.mark.parametrize(
