@@ -168,7 +168,6 @@ def test_no_color_and_quiet_on_a_terminal(folder: Path) -> None:
     plain = on_terminal(folder, "local", "in.fasta", "--run-dir", "plain", "--no-report", NO_COLOR="1")
     assert "━" in plain
     assert not re.search(r"\033\[[\d;]*m", re.sub(r"\033\[[01]?m", "", plain)), "no colour"
-    assert "\033" not in on_terminal(folder, "status", "--run-dir", "plain", NO_COLOR="1")
     assert "\033" not in on_terminal(folder, "models", NO_COLOR="1")
     quiet = on_terminal(folder, "local", "in.fasta", "--run-dir", "quiet-bar", "--no-report", "--quiet")
     assert "\033" not in quiet
