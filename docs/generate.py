@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from unittest.mock import patch
 
-from hpc_embed.cli import COMMANDS, make_parser
+from hpc_embed.catalogue import COMMANDS
+from hpc_embed.cli import make_parser
 
 TARGET = Path(__file__).parent / "commands.md"
 INTRODUCTION = """# Commands

@@ -11,21 +11,21 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_embed.cli import find_command, make_parser, settings_of
+from hpc_embed.catalogue import find_command
+from hpc_embed.cli import make_parser, settings_of
 from hpc_embed.cluster import submit as submission
 from hpc_embed.cluster.status import RunStatus, run_status
 from hpc_embed.cluster.submit import Submitted
 from hpc_embed.commands import local
 from hpc_embed.commands.report import try_report
 from hpc_embed.config import CheckSettings, OutputSettings, RunSettings
-from hpc_embed.errors import UsageError
+from hpc_embed.errors import UsageError, did_you_mean
 from hpc_embed.planning.forecast import Forecast, forecast
 from hpc_embed.planning.planner import make_plan
 from hpc_embed.reading.dataset import Dataset, open_dataset
@@ -133,9 +133,7 @@ def _settings(name: str, given: Mapping[str, object]) -> list[Any]:
     known = {field.name for kind in command.settings for field in fields(kind)} - INSTEAD_OF_SUBMITTING
     for each in given:
         if each not in known:
-            close = get_close_matches(each, known, n=1)
-            hint = f"Did you mean {close[0]}? " if close else ""
-            raise UsageError(f"{each}: no such setting.", remedy=f"{hint}See docs/python.md.")
+            raise UsageError(f"{each}: no such setting.", remedy=f"{did_you_mean(each, known)}See docs/python.md.")
     typed = {each: _as_typed(each, value) for each, value in given.items()}
     return settings_of(command, make_parser(command).parse_object(typed))
 

@@ -6,13 +6,12 @@ import json
 import re
 from argparse import SUPPRESS, Action
 from collections.abc import Sequence
-from difflib import get_close_matches
 from textwrap import wrap
 from typing import Any, NoReturn
 
 from jsonargparse import ActionYesNo, ArgumentParser, DefaultHelpFormatter, Namespace
 
-from hpc_embed.errors import UsageError
+from hpc_embed.errors import UsageError, did_you_mean
 
 PRINT_CONFIG = "--print-config"
 OWN_HELP = {"--help": "Show this help and exit.", PRINT_CONFIG: "Print the settings that hold, as YAML, and exit."}
@@ -116,8 +115,7 @@ def _in_one_line(parser: CommandParser, message: str) -> str:
     unknown = message.removeprefix("unrecognized arguments: ")
     if unknown != message:
         name = unknown.split()[0].partition("=")[0].replace("_", "-")
-        close = get_close_matches(name, parser._option_string_actions, n=1)
-        return f"{name}: no such option." + (f" Did you mean {close[0]}?" if close else "")
+        return f"{name}: no such option. {did_you_mean(name, parser._option_string_actions)}".rstrip()
     message = message.replace("Problems parsing config:", "--config: problems parsing the file:")
     lines = [line.strip(" -") if number else line for number, line in enumerate(message.splitlines()) if line.strip()]
     reasons = [

@@ -6,8 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from difflib import get_close_matches
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,29 +15,14 @@ from jsonargparse import Namespace, set_parsing_settings
 
 from hpc_embed import __version__, progress
 from hpc_embed.arguments import PRINT_CONFIG, CommandParser, HelpFormatter
-from hpc_embed.config import (
-    CheckSettings,
-    CompletionSettings,
-    DoctorSettings,
-    ExportSettings,
-    GatherSettings,
-    OutputSettings,
-    PlanSettings,
-    ReportSettings,
-    RunSettings,
-    StageSettings,
-    StatusSettings,
-    SubmitSettings,
-    TaskSettings,
-    VerifySettings,
-    WorkSettings,
-)
+from hpc_embed.catalogue import COMMANDS, Command, find_command
 from hpc_embed.errors import (
     FULL_DISK_REMEDY,
     EnvironmentFault,
     HpcEmbedError,
     Interrupted,
     UsageError,
+    did_you_mean,
     is_full_disk,
     no_permission,
 )
@@ -48,83 +32,6 @@ SETTINGS_FILE = Path("hpc-embed.yaml")
 SETTINGS_VARIABLE = "HPC_EMBED_SETTINGS"
 """Names another file of settings; empty for none, as in batch scripts."""
 TRACEBACK_VARIABLE = "HPC_EMBED_TRACEBACK"
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command: where its `run` is, and the settings it takes, in order."""
-
-    name: str
-    help: str
-    settings: tuple[type, ...]
-
-    @property
-    def module(self) -> str:
-        return f"hpc_embed.commands.{self.name.replace('-', '_')}"
-
-    @property
-    def positional(self) -> str | None:
-        """The setting that arguments without a flag are for."""
-        names: dict[type, str] = {
-            PlanSettings: "fasta",
-            ExportSettings: "dataset",
-            VerifySettings: "model",
-            CompletionSettings: "shell",
-        }
-        return next((names[kind] for kind in self.settings if kind in names), None)
-
-
-COMMANDS = (
-    Command(
-        "plan",
-        "Read FASTA, make the run folder, tell what the run will cost.",
-        (RunSettings, PlanSettings, OutputSettings),
-    ),
-    Command(
-        "local",
-        "Plan, embed on this machine's GPUs or CPU, gather.",
-        (RunSettings, PlanSettings, WorkSettings, GatherSettings, OutputSettings),
-    ),
-    Command(
-        "run-task",
-        "Embed some shards; what an array task calls.",
-        (RunSettings, TaskSettings, WorkSettings, OutputSettings),
-    ),
-    Command(
-        "submit",
-        "Hand a planned run to Slurm: an array of tasks, then a gather.",
-        (RunSettings, SubmitSettings, WorkSettings, GatherSettings, OutputSettings),
-    ),
-    Command(
-        "gather",
-        "Check every output, write the dataset; --check proves it again.",
-        (RunSettings, GatherSettings, CheckSettings, OutputSettings),
-    ),
-    Command(
-        "export",
-        "Write the dataset as NumPy, HDF5, safetensors, text or faiss.",
-        (ExportSettings, OutputSettings),
-    ),
-    Command("report", "Tell in one HTML file what a run did.", (RunSettings, ReportSettings, OutputSettings)),
-    Command("status", "Tell how far a run is.", (RunSettings, StatusSettings, OutputSettings)),
-    Command(
-        "stage-model",
-        "Download and pin a model for nodes without internet.",
-        (StageSettings, OutputSettings),
-    ),
-    Command(
-        "verify",
-        "Compare our vectors with those of the reference implementation.",
-        (VerifySettings, OutputSettings),
-    ),
-    Command("models", "List the models.", (OutputSettings,)),
-    Command(
-        "doctor",
-        "Tell what this machine or Slurm site can do, and what it lacks.",
-        (RunSettings, DoctorSettings, SubmitSettings, OutputSettings),
-    ),
-    Command("completion", "Print a script that completes commands and options on TAB.", (CompletionSettings,)),
-)
 EXAMPLES = """
   hpc-embed local proteins.fasta --model esm2_t33_650M
   hpc-embed plan genomes/*.fna.gz --model dnabert_s --run-dir genomes
@@ -237,8 +144,7 @@ def _read_settings_file(parser: CommandParser, command: Command) -> None:
     known = {field.name for each in COMMANDS for kind in each.settings for field in fields(kind)}
     for name in settings:
         if name not in known:
-            close = get_close_matches(name, known, n=1)
-            hint = f"Did you mean {close[0]}? " if close else ""
+            hint = did_you_mean(name, known)
             raise UsageError(f"{file}: {name} is no setting.", remedy=f"{hint}Known: {', '.join(sorted(known))}.")
     if isinstance(settings.get("fasta"), str):
         settings["fasta"] = [settings["fasta"]]
@@ -249,16 +155,6 @@ def _read_settings_file(parser: CommandParser, command: Command) -> None:
     except UsageError as error:
         raise UsageError(f"{file}: {error.message}", remedy=error.remedy) from error
     parser.set_defaults(chosen)
-
-
-def find_command(name: str) -> Command:
-    """By its name; UsageError, with the nearest, for one that is none."""
-    commands = {command.name: command for command in COMMANDS}
-    if (dashed := name.replace("_", "-")) in commands:
-        return commands[dashed]
-    close = get_close_matches(name, commands, n=1)
-    hint = f"Did you mean {close[0]}? " if close else ""
-    raise UsageError(f"{name}: no such command.", remedy=f"{hint}Commands: {', '.join(commands)}.")
 
 
 def _overview() -> str:

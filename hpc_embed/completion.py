@@ -14,7 +14,7 @@ from hpc_embed.registry import PER_BASE, PER_WINDOW, POOLINGS, models
 
 if TYPE_CHECKING:
     from hpc_embed.arguments import CommandParser
-    from hpc_embed.cli import Command
+    from hpc_embed.catalogue import Command
 
 FOLDERS = ("run_dir", "models_dir", "weights_copy", "output", "dataset", "bind")
 FILES = ("config", "fasta", "colour_by", "image")

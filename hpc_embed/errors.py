@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
 from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 
 
@@ -87,3 +89,9 @@ def no_permission(error: PermissionError, place: object = ".") -> EnvironmentFau
     return EnvironmentFault(
         f"{place}: permission denied{owner}.", remedy="docs/slurm.md tells how several users share a run folder."
     )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The beginning of a remedy, `Did you mean model? `; empty where nothing is near."""
+    close = get_close_matches(name, list(known), n=1)
+    return f"Did you mean {close[0]}? " if close else ""

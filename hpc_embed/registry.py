@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from importlib.metadata import entry_points
 from typing import Literal
 
-from hpc_embed.errors import UsageError
+from hpc_embed.errors import UsageError, did_you_mean
 from hpc_embed.families import FAMILIES
 from hpc_embed.families.dnabert import dnabert_shape
 from hpc_embed.families.esm2 import esm2_shape
@@ -309,11 +308,10 @@ def find_model(name: str) -> Model:
     known = models()
     if name in known:
         return known[name]
-    close = get_close_matches(name, known, n=1)
-    hint = f"Did you mean {close[0]}? " if close else ""
     raise UsageError(
         f"--model {name}: there is no such model, and no folder of that name holds a checkpoint.",
-        remedy=f"{hint}Known: {', '.join([COMPOSITION, *known])}; or a folder, ORG/REPOSITORY, or hf:ORG/REPOSITORY.",
+        remedy=f"{did_you_mean(name, known)}Known: {', '.join([COMPOSITION, *known])}; or a folder, ORG/REPOSITORY, "
+        "or hf:ORG/REPOSITORY.",
     )
 
 

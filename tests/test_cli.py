@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from hpc_embed.cli import COMMANDS, Command, find_command, make_parser
+from hpc_embed.catalogue import COMMANDS, Command, find_command
+from hpc_embed.cli import make_parser
 from tests.conftest import Run
 
 FASTA = ">a\nMKVLAAGIVG\n>b\nMKV\n"

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from docs.generate import TARGET, command_reference
-from hpc_embed.cli import COMMANDS, SETTINGS_FILE, make_parser
+from hpc_embed.catalogue import COMMANDS
+from hpc_embed.cli import SETTINGS_FILE, make_parser
 from tests.conftest import REPOSITORY
 from tests.reading.datasets import write_dataset
 

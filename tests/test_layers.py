@@ -21,6 +21,7 @@ LAYERS = (
     ("cluster", "results"),
     ("reading", "report"),
     ("commands",),
+    ("catalogue",),
     ("arguments", "completion", "cli"),
     ("__main__", "api"),
 )

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from hpc_embed.cli import COMMANDS, EXAMPLES, Command, main, make_parser
+from hpc_embed.catalogue import COMMANDS, Command
+from hpc_embed.cli import EXAMPLES, main, make_parser
 from hpc_embed.cluster.site import Finding
 from hpc_embed.commands import doctor
 from hpc_embed.commands.printing import table_text
