@@ -16,6 +16,15 @@ from hpc_embed.run.plan import Cost, Embedding, Plan, Totals
 from hpc_embed.run.shard_table import ShardFacts
 
 CONFIGURATION = "PrivateData = none\nMaxArraySize = 1001\nClusterName = here\n"
+EMBEDDING = Embedding(
+    pooling="frequency",
+    layer=0,
+    precision="auto",
+    on_long="window",
+    max_residues=None,
+    on_invalid="unknown",
+    case="upper",
+)
 
 
 class Fakes:
@@ -84,15 +93,7 @@ def planned(*num_windows: int, model: str = "aa_composition", folder: str = "", 
         model=ModelIdentity(
             name=model, registry_name=model, source=source, revision="", folder=folder, digest="0" * 64
         ),
-        embedding=Embedding(
-            pooling="frequency",
-            layer=0,
-            precision="auto",
-            on_long="window",
-            max_residues=None,
-            on_invalid="unknown",
-            case="upper",
-        ),
+        embedding=EMBEDDING,
         inputs=(),
         totals=Totals(
             num_records=total,

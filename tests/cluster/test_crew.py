@@ -22,10 +22,10 @@ from hpc_embed.run.identity import pin_model
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.markers import read_failure, record_failure
 from hpc_embed.run.pieces import num_windows_in_pieces
-from hpc_embed.run.plan import Embedding
 from hpc_embed.run.shards import write_shard
 from hpc_embed.workers.base import BaseEmbeddingWorker, LoadedModel
 from hpc_embed.workers.composition import CompositionWorker
+from tests.cluster.conftest import EMBEDDING
 
 EXIT = os._exit
 
@@ -94,18 +94,9 @@ class Slow(CompositionWorker):
 
 def assignment(worker: type[BaseEmbeddingWorker], folder: Path) -> Assignment:
     model = find_model("aa_composition")
-    embedding = Embedding(
-        pooling="frequency",
-        layer=0,
-        precision="auto",
-        on_long="window",
-        max_residues=None,
-        on_invalid="unknown",
-        case="upper",
-    )
     (folder / "outputs").mkdir()
     identity = pin_model(model.name, None, None)[1]
-    return Assignment(worker(identity, embedding), folder / "outputs", folder / "work", "f", None, 15.0)
+    return Assignment(worker(identity, EMBEDDING), folder / "outputs", folder / "work", "f", None, 15.0)
 
 
 def shards(folder: Path, *sizes: int) -> list[Path]:
