@@ -109,8 +109,10 @@ class GatherSettings:
     """Numbers of the dataset."""
     part_mebibytes: PositiveInt = 512
     """Size of one part file."""
-    memory_mebibytes: PositiveInt = 2048
-    """Vectors held in memory; more than that goes through a scratch file in the run folder."""
+    memory_mebibytes: PositiveInt = 512
+    """Vectors held in memory at a time; the more, the longer the stretches in which outputs are read."""
+    gather_threads: PositiveInt | None = None
+    """Outputs read and parts written at once [default: one per core, at most 8]."""
     wait_seconds: NonNegativeFloat | None = None
     """How long to look for what another node may just have published [default: 90 in a Slurm job or on storage that
     several nodes share, else 0]."""

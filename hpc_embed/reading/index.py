@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_embed.reading.places import PlacedFile
 from hpc_embed.results.index import ENTRY, GROUP, RECORD
 from hpc_embed.run.faults import is_passing
+from hpc_embed.run.placed import PlacedFile
 from hpc_embed.run.vectors import Damaged
 from hpc_embed.sequences.kernel import DIGEST_BYTES
 

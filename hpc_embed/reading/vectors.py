@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hpc_embed.errors import RunConflict
 from hpc_embed.reading.index import Index
-from hpc_embed.reading.places import PlacedFile
+from hpc_embed.run.placed import PlacedFile
 
 MOST_OPEN_PARTS = 256
 MOST_DECODED_BYTES = 64 << 20

@@ -1,53 +1,48 @@
-"""Every marker and every row checked, and the vectors brought into the order of their windows."""
+"""Every output proven to be what its marker says, and every window to be in one of them at most."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpc_embed.errors import EnvironmentFault
 from hpc_embed.progress import Counting
+from hpc_embed.results.threads import in_order
+from hpc_embed.results.windows import PLACE, Windows
 from hpc_embed.run.canary import Canary, odd_ones
 from hpc_embed.run.faults import patiently
-from hpc_embed.run.files import discard, sha256_of_file, temporary_sibling
+from hpc_embed.run.files import sha256_of_file
 from hpc_embed.run.layout import RunLayout, shard_name
 from hpc_embed.run.markers import Judged, Marker, judge, read_failure, read_marker, withdraw
 from hpc_embed.run.plan import Plan
-from hpc_embed.run.vectors import Damaged, VectorFile
+from hpc_embed.run.shard_table import ShardFacts
+from hpc_embed.run.vectors import Damaged, RowPlaces, VectorFile
 
-MEBIBYTE = 1 << 20
+BLOCK_BYTES = 4 << 20
 MOST_UNREADABLE = 5
 """After so many the storage is not worth asking, each time with all patience."""
 
 
-@dataclass
-class WindowVectors:
-    """The vectors of all U windows."""
-
-    vectors_RD: NDArray[np.float32]
-    """R rows, as many as the outputs have, each window's side by side."""
-    first_row_U: NDArray[np.int64]
-    """The first row of each window, by key."""
-    num_tokens_U: NDArray[np.int32]
-    """0 where there is no vector."""
-    is_per_token: bool
-    """A row for each token of a window, and not one for each window."""
-    num_pooled_rows: int = 0
-    """Rows of each window behind those of its tokens."""
-    num_rows: int = 0
-    """Rows taken so far."""
-    failed: dict[int, str] = field(default_factory=dict)
-    """Reason by key."""
-    markers: list[Marker] = field(default_factory=list)
-
-
 class BadOutput(Exception):
     """An output that is proven not to be what its marker says: all of it was read."""
+
+
+class Proven(NamedTuple):
+    """What an output has that is what its marker says, by its W windows."""
+
+    marker: Marker
+    judged: Judged
+    places: RowPlaces
+    keys_W: NDArray[np.int64]
+    first_row_W: NDArray[np.int64]
+    num_tokens_W: NDArray[np.int32]
 
 
 @dataclass
@@ -60,54 +55,44 @@ class Problems:
     """There, but the storage does not give them out for now."""
 
 
-@contextmanager
-def room_for_vectors(plan: Plan, layout: RunLayout, memory_mebibytes: int) -> Iterator[WindowVectors]:
-    """Room in memory, or beyond `memory_mebibytes` in a scratch file that goes away afterwards."""
-    num_windows = plan.totals.num_unique_windows
-    outputs = plan.embedding.outputs
-    is_per_token = outputs.per_letter is not None
-    num_pooled_rows = outputs.num_pooled_rows if is_per_token else 0
-    markers = (read_marker(layout.outputs, shard_name(index)) for index in range(len(plan.shards)))
-    num_rows = sum(marker.rows for marker in markers if marker is not None) if is_per_token else num_windows
-    shape = (num_rows, plan.dimension)
-    first_row_U, num_tokens_U = np.zeros(num_windows, dtype=np.int64), np.zeros(num_windows, dtype=np.int32)
-    if 4 * shape[0] * shape[1] <= memory_mebibytes * MEBIBYTE:
-        yield WindowVectors(np.empty(shape, dtype=np.float32), first_row_U, num_tokens_U, is_per_token, num_pooled_rows)
-        return
-    scratch = temporary_sibling(layout.root / "gathering")
-    try:
-        vectors_RD = np.memmap(scratch, dtype=np.float32, mode="w+", shape=shape)
-        yield WindowVectors(vectors_RD, first_row_U, num_tokens_U, is_per_token, num_pooled_rows)
-    finally:
-        discard(scratch)
+class Collected(NamedTuple):
+    """What was found."""
+
+    markers: list[Marker]
+    """Of what was proven."""
+    problems: Problems
 
 
-def collect(plan: Plan, layout: RunLayout, into: WindowVectors, count: Counting) -> Problems:
-    """Check every output and take its vectors; the problem of each shard that has one.
+def collect(plan: Plan, layout: RunLayout, into: Windows, count: Counting, num_threads: int) -> Collected:
+    """Prove every output and note where its vectors lie, several at a time.
 
     An output that proves false is withdrawn, so that its shard is done again. One that cannot be read for now
     is kept.
     """
-    problems = Problems()
-    for index, facts in enumerate(plan.shards):
-        name = shard_name(index)
-        try:
-            taken = _take_shard(plan, layout, index, into)
-        except EnvironmentFault as fault:
-            problems.unreadable[name] = fault.message
-            if len(problems.unreadable) == MOST_UNREADABLE:
-                break
-            continue
-        if isinstance(taken, str):
-            problems.missing[name] = taken
-            continue
-        into.markers.append(taken)
-        count.advance(facts.num_windows)
-    return problems
+    problems, markers = Problems(), []
+    shards = enumerate(plan.shards)
+    with closing(in_order(partial(_prove_shard, plan, layout, into), shards, num_threads)) as proving:
+        for (index, _), prove in proving:
+            name = shard_name(index)
+            try:
+                proven = prove()
+            except EnvironmentFault as fault:
+                problems.unreadable[name] = fault.message
+                if len(problems.unreadable) == MOST_UNREADABLE:
+                    break
+                continue
+            taken = _take_shard(layout, index, proven, into) if isinstance(proven, Proven) else proven
+            if isinstance(taken, str):
+                problems.missing[name] = taken
+                continue
+            markers.append(taken)
+            count.advance(1)
+    return Collected(markers, problems)
 
 
-def _take_shard(plan: Plan, layout: RunLayout, index: int, into: WindowVectors) -> Marker | str:
-    """The marker of a shard whose vectors were taken, or why they were not."""
+def _prove_shard(plan: Plan, layout: RunLayout, windows: Windows, shard: tuple[int, ShardFacts]) -> Proven | str:
+    """What an output that is whole has, or why there is none."""
+    index, facts = shard
     name = shard_name(index)
     try:
         judged = patiently(lambda: judge(layout.outputs, name), layout.output(index))
@@ -116,19 +101,35 @@ def _take_shard(plan: Plan, layout: RunLayout, index: int, into: WindowVectors) 
     marker = read_marker(layout.outputs, name)
     if marker is None or marker.fingerprint != plan.fingerprint:
         return _why_missing(layout.outputs, name)
-    if into.num_rows + marker.rows > len(into.vectors_RD):
-        return "finished while the others were gathered"
-    num_windows = plan.shards[index].num_windows
     try:
-        patiently(lambda: _check_and_take(layout.output(index), marker, num_windows, into), layout.output(index))
+        proven = patiently(lambda: _prove(layout.output(index), marker, judged, windows), layout.output(index))
+        if len(proven.keys_W) + len(marker.failed_windows) != facts.num_windows:
+            raise BadOutput(f"{len(proven.keys_W)} windows with vectors of {facts.num_windows}")
+        return proven
     except FileNotFoundError:
         return _why_missing(layout.outputs, name)
     except (BadOutput, Damaged) as error:
-        if _has_changed(layout, name, judged):
-            return "published anew while it was gathered"
-        withdraw(layout.outputs, name, judged)
-        return f"output was damaged and is withdrawn ({error})"
-    return marker
+        return _withdraw_false(layout, name, judged, error)
+
+
+def _take_shard(layout: RunLayout, index: int, proven: Proven, into: Windows) -> Marker | str:
+    """Note where its vectors lie; why not, where another output has one of its windows."""
+    if into.places_U["num_tokens"][proven.keys_W].any():
+        return _withdraw_false(layout, shard_name(index), proven.judged, BadOutput("a window that occurs twice"))
+    places_W = np.empty(len(proven.keys_W), dtype=PLACE)
+    places_W["output"], places_W["row"], places_W["num_tokens"] = index, proven.first_row_W, proven.num_tokens_W
+    into.places_U[proven.keys_W] = places_W
+    into.files[index] = proven.places
+    into.num_rows += proven.marker.rows
+    into.failed.update({int(key): reason for key, reason in proven.marker.failed_windows.items()})
+    return proven.marker
+
+
+def _withdraw_false(layout: RunLayout, name: str, judged: Judged, error: Exception) -> str:
+    if _has_changed(layout, name, judged):
+        return "published anew while it was gathered"
+    withdraw(layout.outputs, name, judged)
+    return f"output was damaged and is withdrawn ({error})"
 
 
 def withdraw_odd(layout: RunLayout, markers: Sequence[Marker]) -> dict[str, str]:
@@ -163,40 +164,32 @@ def _why_missing(outputs: Path, name: str) -> str:
     return f"failed {failure.tries} times: {failure.reason}" if failure else "not done yet"
 
 
-def _check_and_take(path: Path, marker: Marker, num_windows: int, into: WindowVectors) -> None:
+def _prove(path: Path, marker: Marker, judged: Judged, windows: Windows) -> Proven:
     if sha256_of_file(path) != marker.sha256:
         raise BadOutput("the checksum differs from the marker's")
     file = VectorFile(path)  # these are the bytes that the worker wrote: what is wrong with them now is proven
-    if file.num_rows != marker.rows or file.dimension != into.vectors_RD.shape[1]:
+    if file.num_rows != marker.rows or file.dimension != windows.dimension:
         raise BadOutput(f"{file.num_rows} rows of dimension {file.dimension}")
-    keys_W, first_row_W, num_tokens_W = _checked_windows(file, into)
-    if len(keys_W) + len(marker.failed_windows) != num_windows:
-        raise BadOutput(f"{len(keys_W)} windows with vectors of {num_windows}")
-    at = into.num_rows
-    for rows in file:
-        if not np.isfinite(rows.vectors_ND).all():
-            raise BadOutput("NaN or infinity")
-        into.vectors_RD[at : at + len(rows.vectors_ND)] = rows.vectors_ND
-        at += len(rows.vectors_ND)
-    into.first_row_U[keys_W] = into.num_rows + first_row_W
-    into.num_tokens_U[keys_W] = num_tokens_W
-    into.num_rows = at
-    into.failed.update({int(key): reason for key, reason in marker.failed_windows.items()})
-
-
-def _checked_windows(
-    file: VectorFile, into: WindowVectors
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]:
-    """Keys, first rows and tokens of a file's windows; each has its rows side by side, and as many as it should."""
     keys_R, num_tokens_R = file.windows(), file.num_tokens()
     if (num_tokens_R <= 0).any():
         raise BadOutput("a vector of no tokens")
     keys_W, first_row_W, num_rows_W = np.unique(keys_R, return_index=True, return_counts=True)
-    if len(keys_W) and not 0 <= keys_W[0] <= keys_W[-1] < len(into.num_tokens_U):
+    if len(keys_W) and not 0 <= keys_W[0] <= keys_W[-1] < windows.num_windows:
         raise BadOutput("a window that the plan does not have")
     num_tokens_W = num_tokens_R[first_row_W]
     num_runs = np.count_nonzero(keys_R[1:] != keys_R[:-1]) + min(len(keys_R), 1)
-    expected_W = num_tokens_W + into.num_pooled_rows if into.is_per_token else np.ones_like(num_tokens_W)
-    if into.num_tokens_U[keys_W].any() or num_runs != len(keys_W) or (num_rows_W != expected_W).any():
+    if num_runs != len(keys_W) or (num_rows_W != windows.rows_of(num_tokens_W)).any():
         raise BadOutput("a window that occurs twice, or in part")
-    return keys_W, first_row_W, num_tokens_W
+    places = file.places()
+    _refuse_not_finite(places, windows)
+    return Proven(marker, judged, places, keys_W, first_row_W, num_tokens_W)
+
+
+def _refuse_not_finite(places: RowPlaces, windows: Windows) -> None:
+    num_rows = max(1, BLOCK_BYTES // (4 * windows.dimension))
+    for start in range(0, places.first_row_G[-1], num_rows):
+        rows_n = np.arange(start, min(start + num_rows, places.first_row_G[-1]))
+        vectors_nD = np.empty((len(rows_n), windows.dimension), dtype=np.float32)
+        windows.reader.fill(vectors_nD, places, rows_n)
+        if not np.isfinite(vectors_nD).all():
+            raise BadOutput("NaN or infinity")

@@ -1,34 +1,25 @@
-"""The dataset: one row per record in input order, in Parquet parts that appear together or not at all."""
+"""The dataset: one row per record in input order, from the vectors of its windows."""
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from hpc_embed.errors import RunConflict
 from hpc_embed.registry import WITH_SPECIAL
-from hpc_embed.results.checks import MEBIBYTE, WindowVectors
-from hpc_embed.run import files
-from hpc_embed.run.faults import patiently
-from hpc_embed.run.files import new_file
+from hpc_embed.results.windows import WindowVectors
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.outputs import Outputs
-from hpc_embed.run.vectors import METADATA_KEY, ROW_GROUP_ROWS
+from hpc_embed.run.rows import ranges
+from hpc_embed.run.vectors import METADATA_KEY
 from hpc_embed.sequences.windows import places
 
-PAGE_BYTES = 1 << 30
-"""More than a row group has: its vectors are one page, whose numbers lie side by side (`results.pages`)."""
 NUMBERS = {"float32": pa.float32(), "float16": pa.float16()}
 
 
@@ -47,40 +38,6 @@ class Rows(NamedTuple):
     num_tokens_N: NDArray[np.int64]
     failures: dict[int, str]
     """Reason by place in the block, for records with a window that failed."""
-
-
-class Part(NamedTuple):
-    """What dataset.json tells of a part, and of the index."""
-
-    rows: int
-    num_bytes: int
-    sha256: str
-
-
-class Written(NamedTuple):
-    """What was written."""
-
-    statuses: Counter[str]
-    """How many records have each status."""
-    parts: dict[str, Part]
-    """By name."""
-
-
-class Hashed(io.RawIOBase):
-    """A file that is written from its begin to its end, and the digest of what went into it."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.digest, self.num_bytes = hashlib.sha256(), 0
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, content: Any) -> int:
-        self.digest.update(content)
-        self.num_bytes += len(content)
-        self._file.write(content)
-        return len(content)
 
 
 class Arrangement(NamedTuple):
@@ -122,73 +79,6 @@ def dataset_schema(dimension: int, dtype: str, metadata: Mapping[str, object], o
     return pa.schema(columns, metadata={METADATA_KEY: json.dumps(metadata).encode("utf-8")})
 
 
-def write_parts(
-    folder: Path, records: Path, windows: WindowVectors, how: Arrangement, schema: pa.Schema, part_mebibytes: int
-) -> Written:
-    """Write the parts into `folder`, in input order."""
-    vectors_of = [output.name for output in how.outputs.columns]
-    width = windows.vectors_RD.shape[1] * _number_type(schema, vectors_of[0]).bit_width // 8
-    vectors_per_record = _vectors_per_record(records, windows, how.outputs)
-    rows_per_group = max(1, ROW_GROUP_ROWS // vectors_per_record)
-    group_bytes = width * vectors_per_record * rows_per_group
-    rows_per_part = max(1, part_mebibytes * MEBIBYTE // group_bytes) * rows_per_group
-    statuses: Counter[str] = Counter()
-    parts: dict[str, Part] = {}
-    hashed: Hashed | None = None
-    writer: pq.ParquetWriter | None = None
-    rows_in_part = 0
-    with ExitStack() as part:
-        for batch in _blocks(records, rows_per_group):
-            if writer is None or hashed is None or rows_in_part >= rows_per_part:
-                part.close()
-                _note_part(parts, hashed, rows_in_part)
-                hashed = Hashed(part.enter_context(new_file(folder / part_name(len(parts)))))
-                writer = part.enter_context(_part_writer(hashed, schema, vectors_of))
-                rows_in_part = 0
-            rows = by_window(batch, how.max_residues, how.stride) if how.outputs.is_per_window else batch
-            table = _table(rows, records_to_rows(rows["windows"], windows, how), schema)
-            statuses.update(_statuses(table))
-            writer.write_table(table, row_group_size=ROW_GROUP_ROWS if how.outputs.is_per_window else rows_per_group)
-            rows_in_part += len(batch)
-    _note_part(parts, hashed, rows_in_part)
-    return Written(statuses, parts)
-
-
-def _note_part(parts: dict[str, Part], hashed: Hashed | None, rows: int) -> None:
-    if hashed is not None:
-        parts[part_name(len(parts))] = Part(rows, hashed.num_bytes, hashed.digest.hexdigest())
-
-
-def part_name(index: int) -> str:
-    """`part-00003.parquet`."""
-    return f"part-{index:05d}.parquet"
-
-
-def _part_writer(file: Hashed, schema: pa.Schema, vectors_of: Sequence[str]) -> pq.ParquetWriter:
-    return pq.ParquetWriter(
-        file,
-        schema,
-        compression={column: "none" if column in vectors_of else "zstd" for column in schema.names}
-        | {f"{name}.{path}": "none" for name in vectors_of for path in ("list.element", "list.element.list.element")},
-        use_dictionary=["status", "reason"],
-        write_statistics=["ordinal"],
-        data_page_size=PAGE_BYTES,
-    )
-
-
-def _blocks(records: Path, num_rows: int) -> Iterator[pa.RecordBatch]:
-    with patiently(lambda: files.storage.open_to_read(records), records) as file:
-        yield from pq.ParquetFile(file).iter_batches(num_rows)
-
-
-def _vectors_per_record(records: Path, windows: WindowVectors, outputs: Outputs) -> int:
-    """On average, at least one."""
-    if outputs.is_per_window:
-        num_records: int = pq.read_metadata(records).num_rows
-        return max(1, len(windows.num_tokens_U) // max(num_records, 1))
-    return max(1, windows.num_rows // max(len(windows.num_tokens_U), 1)) if windows.is_per_token else 1
-
-
 def by_window(batch: pa.RecordBatch, max_residues: int | None, stride: int | None = None) -> pa.RecordBatch:
     """A row for each window of each record, with the place of its residues; one for a record without windows."""
     num_windows_N = batch["windows"].value_lengths().to_numpy()
@@ -218,8 +108,9 @@ def records_to_rows(keys: pa.ListArray, windows: WindowVectors, how: Arrangement
     """
     lengths_N = keys.value_lengths().to_numpy()
     keys_W = keys.flatten().to_numpy()
+    place_W = np.searchsorted(windows.keys_K, keys_W)
     record_of_window_W = np.repeat(np.arange(len(keys)), lengths_N)
-    tokens_W = windows.num_tokens_U[keys_W].astype(np.int64)
+    tokens_W = windows.num_tokens_K[place_W].astype(np.int64)
     num_tokens_N = np.bincount(record_of_window_W, weights=tokens_W, minlength=len(keys)).astype(np.int64)
     failures = {
         int(record_of_window_W[at]): windows.failed.get(int(keys_W[at]), "no vector")
@@ -228,13 +119,13 @@ def records_to_rows(keys: pa.ListArray, windows: WindowVectors, how: Arrangement
     has_vector_N = lengths_N > 0
     has_vector_N[list(failures)] = False
     num_tokens_N[~has_vector_N] = 0
-    first_row_W, has_vector_W = windows.first_row_U[keys_W], has_vector_N[record_of_window_W]
+    first_row_W, has_vector_W = windows.first_row_K[place_W], has_vector_N[record_of_window_W]
     dimension = windows.vectors_RD.shape[1] // how.outputs.width
     columns = []
     for output in how.outputs.columns:
         numbers = slice(output.first_number * dimension, (output.first_number + 1) * dimension)
         if output.row is None:
-            rows_R = _ranges(first_row_W[has_vector_W], tokens_W[has_vector_W])
+            rows_R = ranges(first_row_W[has_vector_W], tokens_W[has_vector_W])
             columns.append(Vectors(windows.vectors_RD[rows_R, numbers], num_tokens_N))
             continue
         row_W = first_row_W + output.row + (tokens_W if windows.is_per_token else 0)
@@ -268,31 +159,13 @@ def _joined(
     return made_RD
 
 
-def _statuses(table: pa.Table) -> Iterator[str]:
-    """Each record's status once; failed where a window of it has."""
-    if "start" not in table.schema.names:
-        yield from table["status"].to_pylist()
-        return
-    of_record: dict[int, str] = {}
-    for ordinal, status in zip(table["ordinal"].to_pylist(), table["status"].to_pylist(), strict=True):
-        if of_record.get(ordinal) != "failed":
-            of_record[ordinal] = status
-    yield from of_record.values()
-
-
-def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """start, start + 1, … of each range, one after the other."""
-    before = np.cumsum(lengths) - lengths
-    numbers: NDArray[np.int64] = np.arange(lengths.sum()) + np.repeat(starts - before, lengths)
-    return numbers
-
-
-def _number_type(schema: pa.Schema, name: str) -> pa.DataType:
+def number_type(schema: pa.Schema, name: str) -> pa.DataType:
     kind = schema.field(name).type
     return kind.value_type.value_type if pa.types.is_large_list(kind) else kind.value_type
 
 
-def _table(batch: pa.RecordBatch, rows: Rows, schema: pa.Schema) -> pa.Table:
+def dataset_table(batch: pa.RecordBatch, rows: Rows, schema: pa.Schema) -> pa.Table:
+    """Records, and what they have, as the dataset's schema wants them."""
     statuses, reasons = batch["status"], batch["reason"]
     if rows.failures:
         statuses = pa.array(["failed" if at in rows.failures else old for at, old in enumerate(statuses.to_pylist())])
@@ -307,13 +180,15 @@ def _table(batch: pa.RecordBatch, rows: Rows, schema: pa.Schema) -> pa.Table:
 
 def embedding_column(column: Vectors, schema: pa.Schema, name: str = "embedding") -> pa.Array:
     """The column of vectors, or of lists of vectors, null where a record has none."""
-    kind, number = schema.field(name).type, _number_type(schema, name).to_pandas_dtype()
+    kind, number = schema.field(name).type, number_type(schema, name).to_pandas_dtype()
     is_missing_N = pa.array(column.num_rows_N == 0)
     if pa.types.is_large_list(kind):
         flat = pa.array(column.vectors_RD.reshape(-1).astype(number, copy=False))
         vectors = pa.FixedSizeListArray.from_arrays(flat, type=kind.value_type)
         offsets = np.concatenate(([0], np.cumsum(column.num_rows_N)))
         return pa.LargeListArray.from_arrays(pa.array(offsets), vectors, type=kind, mask=is_missing_N)
-    vectors_ND = np.zeros((len(column.num_rows_N), column.vectors_RD.shape[1]), dtype=number)
-    vectors_ND[column.num_rows_N > 0] = column.vectors_RD
+    vectors_ND = column.vectors_RD.astype(number, copy=False)
+    if not column.num_rows_N.all():
+        vectors_ND = np.zeros((len(column.num_rows_N), column.vectors_RD.shape[1]), dtype=number)
+        vectors_ND[column.num_rows_N > 0] = column.vectors_RD
     return pa.FixedSizeListArray.from_arrays(pa.array(vectors_ND.reshape(-1)), type=kind, mask=is_missing_N)

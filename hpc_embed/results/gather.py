@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -13,16 +15,21 @@ from hpc_embed import __version__
 from hpc_embed.config import GatherSettings
 from hpc_embed.errors import EnvironmentFault, Incomplete, RunConflict
 from hpc_embed.progress import counting
-from hpc_embed.results.checks import Problems, WindowVectors, collect, room_for_vectors, withdraw_odd
-from hpc_embed.results.dataset import Arrangement, dataset_schema, write_parts
+from hpc_embed.results.checks import Problems, collect, withdraw_odd
+from hpc_embed.results.dataset import Arrangement, dataset_schema
 from hpc_embed.results.index import publish_index
+from hpc_embed.results.parts import MEBIBYTE, PartsWriter, Room
 from hpc_embed.results.waiting import wait_for_markers
+from hpc_embed.results.windows import Windows, room_for_places
 from hpc_embed.run.files import remove, remove_leftovers, whole_folder, write_json
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.links import refuse_links
+from hpc_embed.run.markers import Marker
 from hpc_embed.run.plan import Plan, refuse_false_totals
 
 MOST_NAMED = 5
+MOST_THREADS = 8
+"""Of those that are taken unasked."""
 
 
 class Gathered(NamedTuple):
@@ -47,27 +54,32 @@ def gather(plan: Plan, layout: RunLayout, settings: GatherSettings) -> Gathered:
     refuse_false_totals(plan, layout.plan)
     remove_leftovers(layout.root)
     wait_for_markers(plan, layout, settings.wait_seconds)
-    with (
-        room_for_vectors(plan, layout, settings.memory_mebibytes) as windows,
-        counting("gathering", plan.totals.num_unique_windows, "windows") as count,
-    ):
-        problems = collect(plan, layout, windows, count)
-        problems.missing.update(withdraw_odd(layout, windows.markers))
+    memory = settings.memory_mebibytes * MEBIBYTE
+    num_threads = settings.gather_threads or min(MOST_THREADS, len(os.sched_getaffinity(0)))
+    with room_for_places(layout.root, plan.totals.num_unique_windows, memory // 4) as places_U:
+        windows = Windows(places_U, plan.dimension, plan.embedding.outputs)
+        with counting("proving", len(plan.shards), "shards") as count:
+            markers, problems = collect(plan, layout, windows, count, num_threads)
+        problems.missing.update(withdraw_odd(layout, markers))
         _refuse(problems, len(plan.shards))
-        facts = _facts(plan, windows, settings)
+        facts = _facts(plan, markers, settings)
         if (found := _existing(layout, facts)) is not None:
             return found._replace(seconds=time.monotonic() - started)
         remove(layout.dataset_facts)
-        with whole_folder(layout.dataset) as folder:
+        with (
+            whole_folder(layout.dataset) as folder,
+            counting("gathering", plan.totals.num_records, "records") as count,
+        ):
             embedding = plan.embedding
             how = Arrangement(embedding.outputs, plan.num_special_tokens, embedding.max_residues, embedding.stride)
             schema = dataset_schema(plan.dimension, settings.dtype, _for_parts(facts), how.outputs)
-            statuses, parts = write_parts(folder, layout.records, windows, how, schema, settings.part_mebibytes)
+            room = Room(settings.part_mebibytes, settings.memory_mebibytes, num_threads)
+            statuses, parts = PartsWriter(folder, layout.records, windows, how, schema, room).write(count)
             _prove(plan, dict(statuses))
-        content = {**facts, "num_records": statuses.total(), "statuses": dict(sorted(statuses.items()))}
-        content["parts"] = {name: part._asdict() for name, part in parts.items()}
-        content["index"] = publish_index(layout)._asdict()
-        write_json(layout.dataset_facts, content)
+    content = {**facts, "num_records": statuses.total(), "statuses": dict(sorted(statuses.items()))}
+    content["parts"] = {name: part._asdict() for name, part in parts.items()}
+    content["index"] = publish_index(layout)._asdict()
+    write_json(layout.dataset_facts, content)
     result = _existing(layout, facts)
     assert result is not None
     return result._replace(is_new=True, seconds=time.monotonic() - started)
@@ -91,16 +103,16 @@ def _named(problems: dict[str, str]) -> str:
     return ", ".join([*names, "…"] if len(problems) > MOST_NAMED else names)
 
 
-def _facts(plan: Plan, windows: WindowVectors, settings: GatherSettings) -> dict[str, object]:
-    precisions = Counter(marker.facts.precision for marker in windows.markers)
+def _facts(plan: Plan, markers: Sequence[Marker], settings: GatherSettings) -> dict[str, object]:
+    precisions = Counter(marker.facts.precision for marker in markers)
     if len(precisions) > 1 and not settings.mixed_precision:
         numbers = ", ".join(f"{count} in {name}" for name, count in sorted(precisions.items()))
         raise RunConflict(
             f"shards were embedded in different precisions ({numbers}).",
             remedy="Plan with --precision into another --run-dir, or take them together with --mixed-precision.",
         )
-    versions = sorted({f"{name} {version}" for m in windows.markers for name, version in m.facts.versions.items()})
-    digest = hashlib.sha256("\n".join(marker.sha256 for marker in windows.markers).encode("ascii"))
+    versions = sorted({f"{name} {version}" for m in markers for name, version in m.facts.versions.items()})
+    digest = hashlib.sha256("\n".join(marker.sha256 for marker in markers).encode("ascii"))
     facts = {
         "model": plan.model.name,
         "untrained": plan.model.is_untrained,
@@ -116,7 +128,7 @@ def _facts(plan: Plan, windows: WindowVectors, settings: GatherSettings) -> dict
         "dtype": settings.dtype,
         "fingerprint": plan.fingerprint,
         "embedding": asdict(plan.embedding),
-        "devices": sorted({marker.facts.device for marker in windows.markers}),
+        "devices": sorted({marker.facts.device for marker in markers}),
         "versions": list(versions),
         "gathered_by": f"hpc_embed {__version__}",
         "outputs_digest": digest.hexdigest(),

@@ -29,11 +29,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from hpc_embed.planning.spill import Rows, Spill, bucket_of, buckets_for
-from hpc_embed.results.dataset import Hashed, Part
-from hpc_embed.results.pages import first_byte
+from hpc_embed.results.parts import Hashed, Part
 from hpc_embed.run import files
 from hpc_embed.run.faults import patiently
 from hpc_embed.run.layout import RunLayout
+from hpc_embed.run.pages import first_byte
 from hpc_embed.sequences.kernel import digests_of
 
 ENTRY = np.dtype([("digest", "<u8"), ("row", "<i8")])

@@ -6,20 +6,25 @@ Two live copies of one task may both leave pieces of the same windows; the first
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hpc_embed.run import files
 from hpc_embed.run.faults import patiently
 from hpc_embed.run.layout import withdrawn_folder
-from hpc_embed.run.vectors import Damaged, VectorFile, Vectors, VectorWriter
+from hpc_embed.run.rows import RowReader, ranges
+from hpc_embed.run.vectors import ROW_GROUP_ROWS, Damaged, RowPlaces, VectorFile, Vectors, VectorWriter
 
 PATTERN = "piece-*.parquet"
+_WINDOW = np.dtype(
+    [("key", "<i8"), ("source", "<i8"), ("first_row", "<i8"), ("num_rows", "<i8"), ("num_tokens", "<i4")]
+)
 
 
 class Pieces:
@@ -74,7 +79,7 @@ class Pieces:
         return set()
 
     def files(self) -> Iterator[VectorFile]:
-        """Every piece of this fingerprint; a window may be in two of them, see `each_window_once`."""
+        """Every piece of this fingerprint; a window may be in two of them, see `in_key_order`."""
         for path in _pieces_in(self._folder):
             try:
                 file = patiently(lambda path=path: VectorFile(path), path)  # type: ignore[misc]
@@ -88,18 +93,51 @@ class Pieces:
         files.remove_tree(self._folder)
 
 
-def each_window_once(pieces: Iterable[Iterable[Vectors]]) -> Iterator[Vectors]:
-    """The rows of pieces, each a number of blocks, without those of windows that an earlier piece had."""
-    seen: set[int] = set()
-    for piece in pieces:
-        here: set[int] = set()
-        for block in piece:
-            keys = block.windows_N.tolist()
-            new_N = np.fromiter((key not in seen for key in keys), dtype=bool, count=len(keys))
-            here.update(keys)
-            if new_N.any():
-                yield Vectors(block.windows_N[new_N], block.num_tokens_N[new_N], block.vectors_ND[new_N])
-        seen |= here
+def in_key_order(finished: Iterable[VectorFile | Vectors]) -> Iterator[Vectors]:
+    """The rows of pieces and of what is in memory, each window's once and from the first that has it, by ascending
+    key: whoever merges many outputs then reads each from its begin to its end.
+
+    Raises FileNotFoundError where a twin takes a piece away meanwhile.
+    """
+    sources: list[RowPlaces | Vectors] = []
+    found = [np.empty(0, dtype=_WINDOW)]
+    dimension = 0
+    for number, one in enumerate(finished):
+        if isinstance(one, VectorFile):
+            keys_R, num_tokens_R, dimension = one.windows(), one.num_tokens(), one.dimension
+            sources.append(one.places())
+        else:
+            keys_R, num_tokens_R, dimension = one.windows_N, one.num_tokens_N, one.vectors_ND.shape[1]
+            sources.append(one)
+        keys_W, first_row_W, num_rows_W = np.unique(keys_R, return_index=True, return_counts=True)
+        found.append(np.empty(len(keys_W), dtype=_WINDOW))
+        columns = (keys_W, number, first_row_W, num_rows_W, num_tokens_R[first_row_W])
+        for name, column in zip(_WINDOW.names or (), columns, strict=True):
+            found[-1][name] = column
+    windows_W = np.concatenate(found)
+    windows_W = windows_W[np.unique(windows_W["key"], return_index=True)[1]]  # stable: the first source's
+    first_row_W = np.cumsum(windows_W["num_rows"]) - windows_W["num_rows"]
+    reader = RowReader()
+    for block_W in np.split(windows_W, np.flatnonzero(np.diff(first_row_W // ROW_GROUP_ROWS)) + 1):
+        if len(block_W):
+            yield _rows_of(block_W, sources, dimension, reader)
+
+
+def _rows_of(
+    windows_W: NDArray[np.void], sources: Sequence[RowPlaces | Vectors], dimension: int, reader: RowReader
+) -> Vectors:
+    num_rows_W = windows_W["num_rows"]
+    vectors_ND = np.empty((int(num_rows_W.sum()), dimension), dtype=np.float32)
+    source_N, row_N = np.repeat(windows_W["source"], num_rows_W), ranges(windows_W["first_row"], num_rows_W)
+    for number in np.unique(source_N).tolist():
+        source, places_n = sources[number], np.flatnonzero(source_N == number)
+        if isinstance(source, Vectors):
+            vectors_ND[places_n] = source.vectors_ND[row_N[places_n]]
+        else:
+            vectors_nD = np.empty((len(places_n), dimension), dtype=np.float32)
+            reader.fill(vectors_nD, source, row_N[places_n])
+            vectors_ND[places_n] = vectors_nD
+    return Vectors(np.repeat(windows_W["key"], num_rows_W), np.repeat(windows_W["num_tokens"], num_rows_W), vectors_ND)
 
 
 def num_windows_in_pieces(folder: Path) -> int:

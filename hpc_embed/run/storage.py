@@ -67,6 +67,10 @@ class Storage:
     def open_to_read(self, path: Path) -> BinaryIO:
         return cast(BinaryIO, path.open("rb"))
 
+    def read_at(self, file: BinaryIO, place: int, into: memoryview) -> int:
+        """Bytes from a place on, whoever else reads the file; how many came, fewer than there is room for perhaps."""
+        return os.preadv(file.fileno(), [into], place)
+
     def status(self, path: Path) -> os.stat_result:
         """Of the thing itself: a link is not followed."""
         return path.lstat()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, NamedTuple
@@ -16,9 +17,12 @@ from numpy.typing import NDArray
 
 from hpc_embed.run import files
 from hpc_embed.run.faults import is_passing, reason
+from hpc_embed.run.pages import first_byte
 
 ROW_GROUP_ROWS = 8192
 """Smaller and larger row groups read two to three times slower."""
+PAGE_BYTES = 1 << 30
+"""More than a row group has: its vectors are one page, whose numbers lie side by side (`run.pages`)."""
 METADATA_KEY = b"hpc_embed"
 
 
@@ -30,6 +34,16 @@ class Vectors(NamedTuple):
     num_tokens_N: NDArray[np.int32]
     """Tokens that each vector was pooled from; without pooling, the number of rows that the window has."""
     vectors_ND: NDArray[np.float32]
+
+
+class RowPlaces(NamedTuple):
+    """Where the rows of a vector file lie; G row groups."""
+
+    path: Path
+    first_row_G: tuple[int, ...]
+    """And behind the last the number of all rows."""
+    first_byte_G: tuple[int, ...]
+    """Where the numbers of a row group begin; -1 where only Parquet's reader finds them."""
 
 
 class VectorWriter:
@@ -45,7 +59,12 @@ class VectorWriter:
             metadata={METADATA_KEY: json.dumps(metadata).encode("utf-8")},
         )
         self._writer = pq.ParquetWriter(
-            file, self._schema, compression="none", use_dictionary=False, write_statistics=False
+            file,
+            self._schema,
+            compression="none",
+            use_dictionary=False,
+            write_statistics=False,
+            data_page_size=PAGE_BYTES,
         )
         self._waiting: list[pa.Table] = []
         self._num_waiting = 0
@@ -88,6 +107,7 @@ class VectorFile:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._source = files.storage.open_to_read(path)
         with faults_of_content():
             self._file = pq.ParquetFile(self._source, pre_buffer=True)
@@ -108,9 +128,10 @@ class VectorFile:
 
     def __iter__(self) -> Iterator[Vectors]:
         for group in range(self._file.num_row_groups):
-            yield self._rows(group)
+            yield self.rows(group)
 
-    def _rows(self, group: int) -> Vectors:
+    def rows(self, group: int) -> Vectors:
+        """Those of one row group."""
         with faults_of_content():
             table = self._file.read_row_group(group)
             if any(column.null_count for column in table.columns):
@@ -127,6 +148,19 @@ class VectorFile:
     def num_tokens(self) -> NDArray[np.int32]:
         """The numbers of tokens alone, a row each."""
         return self._column("num_tokens").astype(np.int32, copy=False)
+
+    def places(self) -> RowPlaces:
+        """Where its rows lie."""
+        with faults_of_content():
+            groups = [self._file.metadata.row_group(number) for number in range(self._file.num_row_groups)]
+            leaves = [self._file.schema.column(at).path.split(".")[0] for at in range(len(self._file.schema))]
+            sizes = [4 * self.dimension * group.num_rows for group in groups]
+            chunks = [group.column(leaves.index("vector")) for group in groups]
+            return RowPlaces(
+                self._path,
+                (0, *accumulate(group.num_rows for group in groups)),
+                tuple(first_byte(self._source, chunk, size) for chunk, size in zip(chunks, sizes, strict=True)),
+            )
 
     def _column(self, name: str) -> NDArray[np.int64]:
         with faults_of_content():

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -24,7 +25,7 @@ from hpc_embed.progress import BatchDone, BudgetHalved, Events, ShardFailed, Sha
 from hpc_embed.run.files import discard, this_process, write_draft
 from hpc_embed.run.layout import output_path, pieces_folder
 from hpc_embed.run.markers import WorkFacts, is_done, publish_output
-from hpc_embed.run.pieces import Pieces, each_window_once
+from hpc_embed.run.pieces import Pieces, in_key_order
 from hpc_embed.run.shards import Shard, read_shard
 from hpc_embed.run.vectors import Vectors, VectorWriter
 from hpc_embed.workers.base import EmbeddedBatch, FailedFile, LoadedModel, Outcome, Tokens
@@ -268,8 +269,8 @@ class Loop:
 
         def write(file: BinaryIO) -> None:
             written.clear()
-            with VectorWriter(file, self.model.dimension, metadata) as writer:
-                for rows in each_window_once(chain(pieces.files(), ([rows] for rows in progress.waiting))):
+            with VectorWriter(file, self.model.dimension, metadata) as writer, suppress(FileNotFoundError):
+                for rows in in_key_order(chain(pieces.files(), progress.waiting)):
                     writer.write(rows)
                     written.update(rows.windows_N.tolist())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from numpy.typing import NDArray
 
 from hpc_embed.planning.records import SCHEMA
-from hpc_embed.results import dataset as writing
-from hpc_embed.results.checks import WindowVectors
-from hpc_embed.results.dataset import Arrangement, dataset_schema, write_parts
+from hpc_embed.progress import Silent
+from hpc_embed.results import parts as writing
+from hpc_embed.results.dataset import Arrangement, dataset_schema
 from hpc_embed.results.index import publish_index
+from hpc_embed.results.parts import PartsWriter, Room
+from hpc_embed.results.windows import WindowVectors
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.outputs import outputs_of
 
@@ -60,23 +64,56 @@ def write_dataset(folder: Path, form: str = "pooled", num_rows: int = NUM_ROWS, 
         patch.setattr(writing, "ROW_GROUP_ROWS", group_rows)
         patch.setattr(writing, "MEBIBYTE", 2 * group_rows * 4 * DIMENSION)
         schema = dataset_schema(DIMENSION * outputs.width, dtype, {}, outputs)
-        written = write_parts(layout.dataset, layout.records, windows, arrangement, schema, 1)
+        room = Room(part_mebibytes=1, memory_mebibytes=1, num_threads=2)
+        written = PartsWriter(layout.dataset, layout.records, windows, arrangement, schema, room).write(Silent())
     facts = {"parts": {name: part._asdict() for name, part in written.parts.items()}}
     layout.dataset_facts.write_text(json.dumps({**facts, "index": publish_index(layout)._asdict()}))
     return layout
 
 
-def _windows(draw: np.random.Generator, num_unique: int, outputs: Any) -> WindowVectors:
+@dataclass
+class Drawn:
+    """Vectors of all windows in memory, where gather has them in outputs."""
+
+    vectors_RD: NDArray[np.float32]
+    first_row_U: NDArray[np.int64]
+    num_rows_U: NDArray[np.int64]
+    num_tokens_U: NDArray[np.int32]
+    is_per_token: bool
+
+    @property
+    def num_windows(self) -> int:
+        return len(self.num_tokens_U)
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.vectors_RD)
+
+    @property
+    def dimension(self) -> int:
+        return int(self.vectors_RD.shape[1])
+
+    def count_rows(self, keys_K: NDArray[np.int64]) -> int:
+        return int(self.num_rows_U[keys_K].sum())
+
+    def read(self, keys_K: NDArray[np.int64]) -> WindowVectors:
+        return WindowVectors(
+            keys_K, self.vectors_RD, self.first_row_U[keys_K], self.num_tokens_U[keys_K], self.is_per_token
+        )
+
+
+def _windows(draw: np.random.Generator, num_unique: int, outputs: Any) -> Drawn:
     num_tokens_U = draw.integers(1, 6, num_unique).astype(np.int32)
     num_tokens_U[::29] = 0  # failed
     is_per_token = outputs.per_letter is not None
-    num_rows_U = np.where(num_tokens_U > 0, num_tokens_U + outputs.num_pooled_rows, 0) if is_per_token else None
-    stops_U = np.arange(1, num_unique + 1) if num_rows_U is None else np.cumsum(num_rows_U)
-    first_U = stops_U - (1 if num_rows_U is None else num_rows_U)
-    vectors_RD = draw.standard_normal((int(stops_U[-1]), DIMENSION * outputs.width)).astype(np.float32)
-    return WindowVectors(
-        vectors_RD, first_U, num_tokens_U, is_per_token, outputs.num_pooled_rows if is_per_token else 0, len(vectors_RD)
+    num_rows_U = (
+        np.where(num_tokens_U > 0, num_tokens_U + outputs.num_pooled_rows, 0)
+        if is_per_token
+        else np.ones(num_unique, np.int64)
     )
+    stops_U = np.cumsum(num_rows_U)
+    vectors_RD = draw.standard_normal((int(stops_U[-1]), DIMENSION * outputs.width)).astype(np.float32)
+    return Drawn(vectors_RD, stops_U - num_rows_U, num_rows_U, num_tokens_U, is_per_token)
 
 
 def as_pandas(layout: RunLayout) -> Any:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -16,9 +18,8 @@ from hpc_embed.cluster.task import embed_shards
 from hpc_embed.config import GatherSettings, PlanSettings, WorkSettings
 from hpc_embed.errors import Incomplete
 from hpc_embed.planning.planner import make_plan
-from hpc_embed.progress import counting
-from hpc_embed.results.checks import collect, room_for_vectors
 from hpc_embed.results.gather import gather
+from hpc_embed.results.parts import PartsWriter
 from hpc_embed.run.files import sha256_of_file, write_json
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.markers import read_marker
@@ -108,17 +109,59 @@ def test_gathering_again_writes_nothing_and_another_dtype_writes_anew(done: tupl
     assert str(pq.read_schema(layout.dataset / "part-00000.parquet").field("embedding").type.value_type) == "halffloat"
 
 
-def test_a_scratch_file_gives_the_same_bytes_as_memory(
+def test_the_bytes_depend_on_neither_memory_nor_threads(
     done: tuple[Plan, RunLayout], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, layout = done
     gather(plan, layout, GatherSettings())
     before = (layout.dataset / "part-00000.parquet").read_bytes()
     layout.dataset_facts.unlink()
-    monkeypatch.setattr("hpc_embed.results.checks.MEBIBYTE", 1)
-    gather(plan, layout, GatherSettings(memory_mebibytes=1))
+    monkeypatch.setattr("hpc_embed.results.gather.MEBIBYTE", 1)  # so that places of windows are in a scratch file
+    gather(plan, layout, GatherSettings(memory_mebibytes=1, gather_threads=3))
     assert (layout.dataset / "part-00000.parquet").read_bytes() == before
     assert not [path for path in layout.root.iterdir() if "gathering" in path.name]
+
+
+def backwards(rows: Vectors) -> Vectors:
+    return Vectors(rows.windows_N[::-1], rows.num_tokens_N[::-1], rows.vectors_ND[::-1])
+
+
+def test_outputs_in_any_order_give_the_same_bytes(done: tuple[Plan, RunLayout]) -> None:
+    """As an older version left them; workers write them by ascending key."""
+    plan, layout = done
+    gather(plan, layout, GatherSettings())
+    before = (layout.dataset / "part-00000.parquet").read_bytes()
+    layout.dataset_facts.unlink()
+    for index in range(3):
+        keys = VectorFile(layout.output(index)).windows()
+        assert (np.diff(keys) > 0).all()
+        rewrite(
+            layout, index, lambda rows: Vectors(rows.windows_N[::-1], rows.num_tokens_N[::-1], rows.vectors_ND[::-1])
+        )
+    gather(plan, layout, GatherSettings())
+    assert (layout.dataset / "part-00000.parquet").read_bytes() == before
+
+
+def test_a_part_that_fails_leaves_nothing_and_ends_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    num_records = 40_000
+    (tmp_path / "in.fa").write_bytes(b"".join(b">r%d\nMKV\n" % index for index in range(num_records)))
+    layout = RunLayout(tmp_path / "run")
+    plan = make_plan(PlanSettings(fasta=(str(tmp_path / "in.fa"),)), layout).plan
+    embed_shards(plan, layout, [0], WorkSettings(), ["cpu"])
+    plain = PartsWriter._blocks
+
+    def failing(writer: PartsWriter, records: range) -> Iterator[pa.RecordBatch]:
+        if records.start >= 2 * 8192:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return plain(writer, records)
+
+    monkeypatch.setattr(PartsWriter, "_blocks", failing)
+    with pytest.raises(OSError, match="No space left"):
+        gather(plan, layout, GatherSettings(part_mebibytes=1, gather_threads=3))
+    assert not layout.dataset.exists()
+    assert not [path for path in layout.root.iterdir() if path.name.startswith(".")]
+    monkeypatch.undo()
+    assert gather(plan, layout, GatherSettings(part_mebibytes=1, gather_threads=3)).num_records == num_records
 
 
 def test_a_missing_shard_is_named_and_nothing_is_published(done: tuple[Plan, RunLayout]) -> None:
@@ -258,27 +301,11 @@ def test_per_token_small_row_groups_and_parts_change_nothing(
     gather(plan, layout, GatherSettings())
     whole = pq.read_table(layout.dataset)
     layout.dataset_facts.unlink()
-    monkeypatch.setattr("hpc_embed.results.checks.MEBIBYTE", 1)
-    monkeypatch.setattr("hpc_embed.results.dataset.MEBIBYTE", 1)
-    monkeypatch.setattr("hpc_embed.results.dataset.ROW_GROUP_ROWS", 16)
+    monkeypatch.setattr("hpc_embed.results.parts.MEBIBYTE", 1)
+    monkeypatch.setattr("hpc_embed.results.parts.ROW_GROUP_ROWS", 16)
     gather(plan, layout, GatherSettings(memory_mebibytes=1, part_mebibytes=1))
     assert len(list(layout.dataset.iterdir())) > 1
     assert pq.read_table(layout.dataset).equals(whole)
-
-
-def test_per_token_a_shard_that_finishes_meanwhile_waits_for_the_next_gathering(
-    per_token: tuple[Plan, RunLayout], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plan, layout = per_token
-    with (
-        room_for_vectors(plan, layout, 100) as room,
-        counting("gathering", 1, "windows") as count,
-    ):
-        less = replace(room, vectors_RD=room.vectors_RD[:-1])
-        problems = collect(plan, layout, less, count)
-    assert problems.missing == {"shard-00001": "finished while the others were gathered"}
-    assert problems.unreadable == {}
-    assert layout.marker(1).exists()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

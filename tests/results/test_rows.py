@@ -12,9 +12,9 @@ import pytest
 from hpc_embed.cli import main
 from hpc_embed.config import GatherSettings
 from hpc_embed.results import gather as gather_module
-from hpc_embed.results.checks import WindowVectors
 from hpc_embed.results.dataset import Arrangement, records_to_rows
 from hpc_embed.results.gather import gather
+from hpc_embed.results.windows import WindowVectors
 from hpc_embed.run.files import write_json
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.markers import judge, read_marker, withdraw
@@ -25,9 +25,10 @@ from tests.torture.small_run import SmallRun, on
 from tests.torture.storage import FaultyStorage
 
 WINDOWS = WindowVectors(
+    keys_K=np.array([10, 11, 17]),
     vectors_RD=np.array([[1, 8], [5, 2], [3, 3]], np.float32),
-    first_row_U=np.array([0, 1, 2]),
-    num_tokens_U=np.array([3, 1, 2], np.int32),
+    first_row_K=np.array([0, 1, 2]),
+    num_tokens_K=np.array([3, 1, 2], np.int32),
     is_per_token=False,
 )
 
@@ -37,7 +38,7 @@ WINDOWS = WindowVectors(
 )
 def test_windows_become_a_record_by_its_pooling(pooling: str, expected: list[float]) -> None:
     how = Arrangement(Outputs((pooling,), (0,)), num_special_tokens=2, max_residues=None)
-    rows = records_to_rows(pa.array([[0, 1], [2], []], pa.list_(pa.int64())), WINDOWS, how)
+    rows = records_to_rows(pa.array([[10, 11], [17], []], pa.list_(pa.int64())), WINDOWS, how)
     assert rows.columns[0].vectors_RD.tolist() == [expected, [3.0, 3.0]]
     assert rows.num_tokens_N.tolist() == [4, 2, 0]
     assert rows.columns[0].num_rows_N.tolist() == [1, 1, 0]

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from hpc_embed.run import files
-from hpc_embed.run.pieces import Pieces
-from hpc_embed.run.vectors import Vectors
+from hpc_embed.run.pieces import Pieces, in_key_order
+from hpc_embed.run.rows import RowReader
+from hpc_embed.run.vectors import VectorFile, Vectors, VectorWriter
 
 ROWS = Vectors(np.array([3]), np.array([7], dtype=np.int32), np.ones((1, 4), dtype=np.float32))
 
@@ -44,3 +45,52 @@ def test_a_piece_appears_although_a_twin_cleans_up(
 def test_where_the_run_folder_has_gone_it_is_told(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Pieces(tmp_path / "moved/work/shard-00000", "print").publish(ROWS)
+
+
+def drawn(keys: list[int], rows_per_window: int, mark: float) -> Vectors:
+    """Rows that tell their window, their place in it, and who made them."""
+    rows = [(key, place) for key in keys for place in range(rows_per_window)]
+    numbers = np.array([(key, place, mark) for key, place in rows], dtype=np.float32).reshape(-1, 3)
+    return Vectors(
+        np.array([key for key, _ in rows], dtype=np.int64), np.full(len(rows), rows_per_window, np.int32), numbers
+    )
+
+
+@pytest.mark.parametrize("rows_per_window", [1, 3])
+@pytest.mark.parametrize("block_rows", [4, 8192])
+def test_pieces_and_what_is_in_memory_come_in_the_order_of_their_keys_and_once(
+    rows_per_window: int, block_rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpc_embed.run.pieces.ROW_GROUP_ROWS", block_rows)
+    pieces = Pieces(tmp_path / "shard-00000", "print")
+    pieces.publish(drawn([9, 4, 7], rows_per_window, 1))
+    pieces.publish(drawn([4, 30, 0], rows_per_window, 2))
+    waiting = [drawn([8, 30], rows_per_window, 3), drawn([1], rows_per_window, 4)]
+    blocks = list(in_key_order([*pieces.files(), *waiting]))
+    keys, vectors = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("windows_N", "vectors_ND"))
+    first = {0: 2, 1: 4, 4: 1, 7: 1, 8: 3, 9: 1, 30: 2}
+    assert keys.tolist() == [key for key in first for _ in range(rows_per_window)]
+    assert vectors.tolist() == [[key, place, mark] for key, mark in first.items() for place in range(rows_per_window)]
+    assert all((block.num_tokens_N == rows_per_window).all() for block in blocks)
+    assert (len(blocks) > 1) == (block_rows == 4)
+    assert list(in_key_order([])) == []
+
+
+@pytest.mark.parametrize("page_bytes", [64, 1 << 30])
+def test_rows_are_read_in_any_order_of_one_page_or_of_many(
+    page_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older version wrote many pages; their places cannot be told, so the row group is decoded."""
+    monkeypatch.setattr("hpc_embed.run.vectors.PAGE_BYTES", page_bytes)
+    monkeypatch.setattr("hpc_embed.run.vectors.ROW_GROUP_ROWS", 1500)
+    rows = drawn(list(range(4000)), 1, 1)
+    with (tmp_path / "file").open("wb") as file, VectorWriter(file, 3, {}) as writer:
+        writer.write(rows)
+    places = VectorFile(tmp_path / "file").places()
+    assert places.first_row_G == (0, 1500, 3000, 4000)
+    assert (np.array(places.first_byte_G) < 0).all() == (page_bytes == 64)
+    wanted = np.random.default_rng(0).permutation(4000)
+    wanted[:100] = range(1450, 1550)
+    found = np.empty((4000, 3), dtype=np.float32)
+    RowReader().fill(found, places, wanted)
+    assert (found == rows.vectors_ND[wanted]).all()

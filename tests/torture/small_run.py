@@ -10,6 +10,7 @@ from typing import Any
 
 from hpc_embed.config import GatherSettings, PlanSettings
 from hpc_embed.planning.planner import make_plan
+from hpc_embed.results import threads
 from hpc_embed.results.gather import gather
 from hpc_embed.run import faults, files
 from hpc_embed.run.canary import SEQUENCES as CANARIES
@@ -86,6 +87,8 @@ class Inline:
             future.set_exception(error)
         return future
 
+    def shutdown(self, **_: object) -> None: ...
+
     def __enter__(self) -> Inline:
         return self
 
@@ -106,6 +109,7 @@ def on(storage: FaultyStorage, run: SmallRun) -> Iterator[None]:
         (faults, "PAUSES_SECONDS", (0.0,) * 2),
         (base, "ThreadPoolExecutor", Inline),
         (loop_module, "ThreadPoolExecutor", Inline),
+        (threads, "ThreadPoolExecutor", Inline),
         (composition._Composition, "start", count),
     ]
     before = [getattr(place, name) for place, name, _ in replaced]

@@ -199,6 +199,9 @@ class FaultyStorage(Storage):
         self.opened.append(file)
         return file
 
+    def read_at(self, file: BinaryIO, place: int, into: memoryview) -> int:
+        return self._read(Path(file.name), lambda: super(FaultyStorage, self).read_at(file, place, into))
+
     def status(self, path: Path) -> os.stat_result:
         return self._read(path, lambda: super(FaultyStorage, self).status(path))
 

@@ -34,7 +34,7 @@ class PlacedFile:
         """
         left = array.reshape(-1).view(np.uint8)
         while len(left):
-            num_read = patiently(lambda: os.preadv(self.file.fileno(), [left.data], place), self.path)  # noqa: B023
+            num_read = patiently(lambda: files.storage.read_at(self.file, place, left.data), self.path)  # noqa: B023
             if not num_read:
                 raise RunConflict(f"{self.path} is shorter than it was.", remedy="See `hpc-embed gather --check`.")
             left, place = left[num_read:], place + num_read
