@@ -1,10 +1,11 @@
 """How planning and looking after a run grow with it.
 
-    python -m benchmarks.scale [--records 100000 1000000] [--shards 10000 100000] [--json] [--reports FOLDER]
+    python -m benchmarks.scale [--records 100000 1000000] [--shards 10000 100000] [--gather 1000000x420]
+                               [--json] [--reports FOLDER]
 
-Synthetic proteins (median 300 residues, lines of 60) are planned beside Biopython's bare parse of the same file, each
-in a fresh process; then the files are counted that a task and a look at a whole run open. Wall time depends on who else
-uses the machine; processor time hardly does.
+The files are counted that a task and a look at a whole run open. Synthetic proteins (median 300 residues, lines of 60)
+are planned beside Biopython's bare parse of the same file. Drawn outputs are gathered beside pyarrow's bare copy of
+them. Every way runs in a fresh process; wall time depends on who else uses the machine, processor time hardly does.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks import measuring
+from benchmarks.filled import filled_run
 from benchmarks.measuring import Answer, Figure, Table
 from hpc_embed.cluster.task import outlook, own_outlook
 from hpc_embed.config import PlanSettings, WorkSettings
@@ -39,6 +41,8 @@ from hpc_embed.run.storage import Storage
 from hpc_embed.run.survey import survey
 
 RECORDS_PER_SHARD = 5000
+RECORDS_PER_OUTPUT = 25_000
+TURNS = 2
 MEDIAN, SIGMA, SHORTEST, LONGEST = 300, 0.65, 30, 5000
 LINE = 60
 
@@ -69,7 +73,6 @@ def cost_of(way: str, fasta: Path, run: Path, threads: int, num_shards: int) -> 
     """Run one way in a fresh process."""
     command = [sys.executable, "-m", "benchmarks.scale_one", way, *map(str, (fasta, run, threads, num_shards))]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    shutil.rmtree(run, ignore_errors=True)
     return Cost(*json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -83,6 +86,7 @@ def planning(numbers_of_records: list[int], folder: Path) -> Answer:
         parsed = cost_of("parse", fasta, folder / "run", 1, num_shards)
         for threads in sorted({1, len(os.sched_getaffinity(0))}):
             planned = cost_of("plan", fasta, folder / "run", threads, num_shards)
+            shutil.rmtree(folder / "run")
             name = f"plan_{num_records}_{threads}"
             figures += [
                 Figure(f"{name}_wall", planned.wall_seconds, "s"),
@@ -106,6 +110,37 @@ def planning(numbers_of_records: list[int], folder: Path) -> Answer:
     load = os.getloadavg()[0]
     note = f"Wall time with a load of {load:.1f} on {os.cpu_count()} cores at the end."
     return Answer([Table("Planning beside a bare parse", headings, rows, note)], figures)
+
+
+def gathering(sizes: list[str], folder: Path) -> Answer:
+    """Gather and bare copy, turn about."""
+    rows, figures = [], []
+    for size in sizes:
+        num_records, dimension = map(int, size.split("x"))
+        place = folder / size
+        _, layout = filled_run(place, num_records, dimension, max(1, num_records // RECORDS_PER_OUTPUT))
+        costs: dict[str, list[Cost]] = {"gather": [], "copy": []}
+        for _ in range(TURNS):
+            for way, found in costs.items():
+                found.append(cost_of(way, Path("-"), layout.root, len(os.sched_getaffinity(0)), 0))
+            shutil.rmtree(layout.dataset)
+            layout.dataset_facts.unlink()
+        shutil.rmtree(place)
+        ours, copied = (min(costs[way]) for way in ("gather", "copy"))
+        peak = max(cost.peak_mebibytes for cost in costs["gather"])
+        ratio = ours.wall_seconds / copied.wall_seconds
+        figures += [
+            Figure(f"gather_{size}_wall", ours.wall_seconds, "s"),
+            Figure(f"copy_{size}_wall", copied.wall_seconds, "s"),
+            Figure(f"gather_{size}_over_copy", ratio, ""),
+            Figure(f"gather_{size}_peak", peak, "MiB"),
+        ]
+        cells = [ours.wall_seconds, copied.wall_seconds, ours.processor_seconds, copied.processor_seconds]
+        gather_s, copy_s, gather_cpu, copy_cpu = (f"{seconds:.1f} s" for seconds in cells)
+        rows.append([size, gather_s, copy_s, f"{ratio:.2f}", gather_cpu, copy_cpu, f"{peak:.0f} MiB"])
+    headings = ["size", "gather", "copy", "ratio", "gather, processor", "copy, processor", "peak of gather"]
+    note = f"The better of {TURNS} turns each; the copy checks nothing, keeps the outputs' order and is synced as well."
+    return Answer([Table("Gathering beside a bare copy", headings, rows, note)], figures)
 
 
 class Counting(Storage):
@@ -190,16 +225,18 @@ def looking(numbers_of_shards: list[int], folder: Path) -> Answer:
 
 
 def main() -> None:
-    """Ask both questions."""
+    """Ask."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--shards", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--gather", nargs="+", default=["1000000x420"], metavar="RECORDSxDIMENSION")
     parser.add_argument("--folder", type=Path, help="where the files go [default: a temporary folder]")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--reports", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
-        answers = [looking(options.shards, Path(name)), planning(options.records, Path(name))]
+        place = Path(name)
+        answers = [looking(options.shards, place), planning(options.records, place), gathering(options.gather, place)]
     found = Answer([table for one in answers for table in one.tables], [f for one in answers for f in one.figures])
     measuring.show(found, as_json=options.json)
     if options.reports:

@@ -65,6 +65,14 @@ def test_the_reading_benchmark_reads_what_it_made() -> None:
     assert all(value > 0 for value, _ in figures.values())
 
 
+def test_the_scale_benchmark_plans_gathers_and_counts() -> None:
+    command = [sys.executable, "-m", "benchmarks.scale", "--records", "200", "--shards", "150", "--gather", "300x4"]
+    figures = lines_of([*command, "--json"])
+    assert figures["task_150_opened"] == (6, "files")
+    assert figures["gather_300x4_over_copy"][0] > 0
+    assert figures["plan_200_1_over_parse"][0] > 0
+
+
 def test_lengths_are_those_of_every_tenth_protein() -> None:
     if not FASTA.exists():
         pytest.skip("needs Debian's mmseqs2-examples")
