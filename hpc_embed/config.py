@@ -107,6 +107,9 @@ class GatherSettings:
 
     dtype: Literal["float32", "float16"] = "float32"
     """Numbers of the dataset."""
+    layout: Literal["parts", "shards"] = "parts"
+    """Copy the vectors into the dataset's parts, in the order of the input; or leave them in outputs/ and write only
+    which are whose, for sets whose second copy nobody can pay for."""
     part_mebibytes: PositiveInt = 512
     """Size of one part file."""
     memory_mebibytes: PositiveInt = 512

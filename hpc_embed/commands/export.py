@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hpc_embed.commands.printing import print_json, print_line
 from hpc_embed.config import ExportSettings, OutputSettings
-from hpc_embed.results.export import export
+from hpc_embed.reading.export import export
 
 
 def run(settings: ExportSettings, output: OutputSettings) -> int:

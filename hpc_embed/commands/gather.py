@@ -38,6 +38,8 @@ def tell(gathered: Gathered, plan: Plan, layout: RunLayout, settings: GatherSett
     """Make the report and print what was gathered; the exit code, 6 where records failed."""
     report = try_report(plan, layout) if settings.report else None
     _print(gathered, plan, output.json)
+    if settings.layout == "shards" and not output.json:
+        print_line(f"vectors stay in {layout.outputs}: the dataset is nothing without them")
     if report and not output.json:
         print_line(f"report {report}")
     return Incomplete.exit_code if gathered.statuses.get("failed") else 0

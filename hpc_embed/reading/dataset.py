@@ -11,19 +11,21 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpc_embed.errors import RunConflict, UnknownRecord, UsageError
 from hpc_embed.reading.index import Index
+from hpc_embed.reading.shards import ShardVectors
 from hpc_embed.reading.vectors import VectorReader
-from hpc_embed.results.dataset import find_dataset
+from hpc_embed.results.dataset import Arrangement, find_dataset
 from hpc_embed.results.index import SUMS, write_index
 from hpc_embed.run.faults import patiently
 from hpc_embed.run.files import read_bytes
 from hpc_embed.run.layout import RunLayout
+from hpc_embed.run.plan import Embedding
 from hpc_embed.run.vectors import ROW_GROUP_ROWS, Damaged, faults_of_content
 
 Array = NDArray[np.floating]
@@ -66,6 +68,9 @@ class Batch(NamedTuple):
     lengths_N: NDArray[np.int64]
     num_tokens_N: NDArray[np.int64]
     statuses_N: list[str]
+    starts_N: NDArray[np.int64] | None = None
+    """Of windows, and so are `stops_N`; -1 where there is none."""
+    stops_N: NDArray[np.int64] | None = None
 
     @property
     def vectors_RD(self) -> Array:
@@ -79,6 +84,8 @@ class RowGroup(NamedTuple):
     rows: range
     num_vectors: int
     """How many of them have a vector."""
+    num_tokens: int
+    """Of all of them."""
 
 
 def _only(columns: Mapping[str, T]) -> T:
@@ -100,8 +107,10 @@ class Dataset:
 
     def __init__(self, layout: RunLayout) -> None:
         self._layout = layout
-        self._index = _open_index(layout)
+        facts = _read_facts(layout)
+        self._index = _open_index(layout, facts)
         self._vectors = VectorReader(layout.dataset, self._index)
+        self._shards = _open_shards(layout, self._index, facts) if self._index.has_vectors_in_shards else None
         self.columns = {column.name: column for column in self._index.columns}
         """Of vectors, by name."""
 
@@ -145,12 +154,13 @@ class Dataset:
         if not 0 <= place < len(self):
             raise IndexError(f"row {place} of {len(self)}")
         this, behind = self._index.records(place, place + 1).tolist()
-        sums, (ordinal, length, num_windows, id_bytes, status, *window) = this[: len(SUMS)], this[len(SUMS) :]
+        sums, (ordinal, length, num_windows, id_bytes, status, *rest) = this[: len(SUMS)], this[len(SUMS) :]
+        window = rest[:2] if self._index.has_windows else []
         text = self._index.text(sums[TEXT], behind[TEXT])
         return Record(
             ordinal,
             text[:id_bytes].decode("utf-8"),
-            {name: self._vector(at, sums, behind) for at, name in enumerate(self.columns)},
+            {name: self._vector(at, place, sums, behind) for at, name in enumerate(self.columns)},
             length,
             behind[TOKENS] - sums[TOKENS],
             num_windows,
@@ -172,10 +182,18 @@ class Dataset:
         return int(self._index.groups["vectors"][-1])
 
     @property
+    def num_tokens(self) -> int:
+        """Of all rows."""
+        return int(self._index.groups["tokens"][-1])
+
+    @property
     def row_groups(self) -> list[RowGroup]:
         """All of the parts, in order."""
-        edges = self._index.groups[["row", "vectors"]].tolist()
-        return [RowGroup(range(row, stop), behind - before) for (row, before), (stop, behind) in pairwise(edges)]
+        edges = self._index.groups[["row", "vectors", "tokens"]].tolist()
+        return [
+            RowGroup(range(row, stop), num_vectors - vectors, num_tokens - tokens)
+            for (row, vectors, tokens), (stop, num_vectors, num_tokens) in pairwise(edges)
+        ]
 
     @property
     def ids(self) -> Iterator[str]:
@@ -191,7 +209,8 @@ class Dataset:
         """All vectors of a column, or of the only one, side by side in memory."""
         columns = self._numbers_of(None if column is None else [column])
         about = self._index.groups[-1]
-        return self._read(_only(columns), (0,) * len(SUMS), about[[name for name, _ in SUMS]].item())
+        behind = about[[name for name, _ in SUMS]].item()
+        return self._read(_only(columns), range(len(self)), (0,) * len(SUMS), behind)
 
     def batch(self, rows: range, columns: Sequence[str] | None = None) -> Batch:
         """Rows that stand side by side; those behind the last are left out, as in a slice."""
@@ -206,20 +225,24 @@ class Dataset:
                 text[place : place + size].decode("utf-8")
                 for place, size in zip(places_N, records_N["id_bytes"].tolist(), strict=True)
             ],
-            columns={name: self._read(at, sums, behind) for name, at in self._numbers_of(columns).items()},
+            columns={name: self._read(at, rows, sums, behind) for name, at in self._numbers_of(columns).items()},
             has_vector_N=np.diff(records["vectors"]) > 0,
             lengths_N=records_N["length"].copy(),
             num_tokens_N=np.diff(records["tokens"]),
             statuses_N=[self._index.statuses[status] for status in records_N["status"].tolist()],
+            starts_N=records_N["start"].copy() if self._index.has_windows else None,
+            stops_N=records_N["stop"].copy() if self._index.has_windows else None,
         )
 
-    def _vector(self, column: int, sums: Sums, behind: Sums) -> Array | None:
-        vectors_RD = self._read(column, sums, behind)
+    def _vector(self, column: int, row: int, sums: Sums, behind: Sums) -> Array | None:
+        vectors_RD = self._read(column, range(row, row + 1), sums, behind)
         if not len(vectors_RD):
             return None
         return vectors_RD if self._index.columns[column].is_per_token else vectors_RD[0]
 
-    def _read(self, column: int, sums: Sums, behind: Sums) -> Array:
+    def _read(self, column: int, rows: range, sums: Sums, behind: Sums) -> Array:
+        if self._shards is not None:
+            return self._shards.read(column, rows)
         what = TOKENS if self._index.columns[column].is_per_token else VECTORS
         return self._vectors.read(column, sums[what], behind[what])
 
@@ -238,9 +261,24 @@ class Dataset:
         return self._index.text(int(record["text"]), int(record["text"] + record["id_bytes"])).decode("utf-8")
 
 
-def _open_index(layout: RunLayout) -> Index:
+def _read_facts(layout: RunLayout) -> dict[str, Any]:
     try:
-        facts = json.loads(patiently(lambda: read_bytes(layout.dataset_facts), layout.dataset_facts))
+        return dict(json.loads(patiently(lambda: read_bytes(layout.dataset_facts), layout.dataset_facts)))
+    except (ValueError, TypeError) as error:
+        raise RunConflict(f"{layout.dataset_facts}: damaged.", remedy="Gather again.") from error
+
+
+def _open_shards(layout: RunLayout, index: Index, facts: Mapping[str, Any]) -> ShardVectors:
+    try:
+        embedding = Embedding(**facts["embedding"])
+        cut = (embedding.max_residues, embedding.stride)
+        return ShardVectors(layout, index, Arrangement(embedding.outputs, facts["num_special_tokens"], *cut))
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunConflict(f"{layout.dataset_facts}: damaged.", remedy="Gather again.") from error
+
+
+def _open_index(layout: RunLayout, facts: Mapping[str, Any]) -> Index:
+    try:
         index = patiently(lambda: Index(layout.dataset_index), layout.dataset_index)
         if index.num_bytes == facts["index"]["num_bytes"]:
             return index
@@ -249,8 +287,13 @@ def _open_index(layout: RunLayout) -> Index:
         problem = "it has no index"
     except Damaged:
         problem = "its index is damaged"
-    except (ValueError, TypeError) as error:
+    except TypeError as error:
         raise RunConflict(f"{layout.dataset_facts}: damaged.", remedy="Gather again.") from error
+    if facts.get("layout") == "shards":
+        raise RunConflict(
+            f"{layout.dataset}: {problem}, and its vectors are in the outputs.",
+            remedy=f"Remove {layout.dataset_index.name} where it is there, and gather again.",
+        )
     warnings.warn(
         f"{layout.dataset}: {problem}; one is made in {tempfile.gettempdir()}, anew each time that it is opened. "
         f"Remove {layout.dataset_index.name} where it is there; then `hpc-embed gather` makes one to keep.",

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_embed.results.index import ENTRY, GROUP, RECORD
+from hpc_embed.results.index import ENTRY, GROUP, OUTPUT, OUTPUT_GROUP, RECORD
+from hpc_embed.results.windows import PLACE
 from hpc_embed.run.faults import is_passing
 from hpc_embed.run.placed import PlacedFile
 from hpc_embed.run.vectors import Damaged
@@ -21,6 +22,7 @@ NOT_AN_INDEX = (
     *(zipfile.BadZipFile, EOFError, KeyError, NotImplementedError, OverflowError, RuntimeError, ValueError),
     *(struct.error, AssertionError, OSError),
 )
+HELD = ("groups", "places", "columns", "parts", "statuses", "outputs", "output_groups")
 LENGTHS_AT, HEADER_BYTES = 26, 30
 """Of a member of a zip archive: its name's length and that of the field behind it, at the end of what is fixed."""
 
@@ -34,6 +36,14 @@ class Column(NamedTuple):
     is_per_token: bool
 
 
+class OutputPlaces(NamedTuple):
+    """An output that has vectors, as it was gathered."""
+
+    num_bytes: int
+    first_row_G: tuple[int, ...]
+    first_byte_G: tuple[int, ...]
+
+
 class Index:
     """The small arrays of an index are held, the others read where somebody asks."""
 
@@ -44,7 +54,9 @@ class Index:
         try:
             with zipfile.ZipFile(self._file.file) as archive:
                 self._arrays = {info.filename.removesuffix(".npy"): _array(archive, info) for info in archive.filelist}
-                held = {name: _held(archive, name) for name in ("groups", "places", "columns", "parts", "statuses")}
+                held = {name: _held(archive, name) for name in HELD if name in self._arrays}
+            self.has_vectors_in_shards = "window_places" in self._arrays
+            """Whether they are in the outputs, and not in the parts."""
             self.num_rows = self._arrays["entries"].length
             self.groups, self.places_GC = held["groups"], held["places"]
             self.columns = [
@@ -58,7 +70,14 @@ class Index:
             assert self._arrays["records"].dtype.descr[: len(RECORD)] == RECORD
             assert self._arrays["records"].length == self.num_rows + 1
             assert self.groups.dtype == GROUP
-            assert self.places_GC.shape == (len(self.groups) - 1, len(self.columns))
+            if self.has_vectors_in_shards:
+                assert self._arrays["window_places"].dtype == PLACE
+                assert self._arrays["windows"].dtype == np.dtype("<i8")
+                assert "windows" in (self._arrays["records"].dtype.names or ())
+                self._outputs, self._output_groups = held["outputs"], held["output_groups"]
+                assert (self._outputs.dtype, self._output_groups.dtype) == (OUTPUT, OUTPUT_GROUP)
+            else:
+                assert self.places_GC.shape == (len(self.groups) - 1, len(self.columns))
         except NOT_AN_INDEX as error:
             if is_passing(error):
                 raise
@@ -68,6 +87,27 @@ class Index:
     def has_windows(self) -> bool:
         """Whether a row is a window of a record, and not a record."""
         return "start" in (self._arrays["records"].dtype.names or ())
+
+    @property
+    def num_windows(self) -> int:
+        """Of the plan; of a dataset that has its vectors in the outputs, and so are the next three."""
+        return self._arrays["window_places"].length
+
+    def windows(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Keys; where a row's begin and those of the next is in the records."""
+        return self._read("windows", start, stop - start)
+
+    def window_places(self, key: int, count: int) -> NDArray[np.void]:
+        """PLACE of some windows."""
+        return self._read("window_places", key, count)
+
+    def output(self, shard: int) -> OutputPlaces:
+        """Where an output's rows lie."""
+        (place,) = np.flatnonzero(self._outputs["shard"] == shard)
+        start, stop = np.searchsorted(self._output_groups["shard"], (shard, shard + 1))
+        groups = self._output_groups[start:stop]
+        first_row_G, first_byte_G = (tuple(groups[name].tolist()) for name in ("first_row", "first_byte"))
+        return OutputPlaces(int(self._outputs["num_bytes"][place]), first_row_G, first_byte_G[:-1])
 
     def candidates(self, name: str) -> list[int]:
         """The rows whose ids have the digest of this id: those that have it, and one in 10¹⁹ that has another."""

@@ -4,14 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from hpc_embed.report.records import Group, describe_records, opened, read_groups, row_groups
+from hpc_embed.reading.dataset import Batch, Dataset, RowGroup
+from hpc_embed.reading.index import Column
+from hpc_embed.report.records import describe_records
 from hpc_embed.run.layout import RunLayout
 
 MOST_ROWS = 2000
@@ -45,62 +45,59 @@ def draw_sample(layout: RunLayout) -> Sample:
 
     Whole row groups are read, a drawn few where all are too many: memory is that of one.
     """
-    parts = sorted(layout.dataset.glob("part-*.parquet"))
-    with opened(parts[0]) as file:
-        schema = file.schema_arrow
-    column = _column(schema)
-    is_per_token = pa.types.is_large_list(schema.field(column).type)
-    columns = [name for name in ("ordinal", "id", "length", "start", "stop") if name in schema.names]
+    dataset = Dataset(layout)
+    column = min(dataset.columns.values(), key=lambda column: column.is_per_token)  # the first of the pooled
     draw = np.random.default_rng(SEED)
-    groups = _affordable(row_groups(parts, [column]), draw)
-    share = MOST_ROWS / max(sum(group.num_rows for group in groups), 1)
-    tables, vectors, num_passed = [], [], 0
-    for table in read_groups(groups, [*columns, column]):
-        most = round((num_passed + len(table)) * share) - round(num_passed * share)
-        num_passed += len(table)
-        has_vector_N = np.flatnonzero(~np.asarray(pa.concat_arrays(table[column].chunks).is_null()))
-        chosen_N = np.sort(draw.permutation(has_vector_N)[:most])
-        taken = table.take(chosen_N)
-        vectors.append(_vectors(taken[column], is_per_token=is_per_token))
-        tables.append(taken.select(columns))
-    vectors_ND = np.concatenate(vectors)
-    is_finite_N = np.isfinite(vectors_ND).all(axis=1)
-    chosen = pa.concat_tables(tables).filter(pa.array(is_finite_N))
-    return Sample(column, is_per_token, _rows(layout, chosen), vectors_ND[is_finite_N])
+    groups = _affordable(dataset, column, draw)
+    share = MOST_ROWS / max(sum(len(group.rows) for group in groups), 1)
+    num_passed = 0
+    rows: list[_Row] = []
+    vectors: list[NDArray[np.float32]] = [np.empty((0, column.dimension), dtype=np.float32)]
+    for group in groups:
+        most = round((num_passed + len(group.rows)) * share) - round(num_passed * share)
+        num_passed += len(group.rows)
+        batch = dataset.batch(group.rows, [column.name])
+        vectors_RD = _mean_of_tokens(batch, column.name) if column.is_per_token else batch.columns[column.name]
+        has_vector_N = np.flatnonzero(batch.has_vector_N)
+        chosen_n = np.sort(draw.permutation(len(has_vector_N))[:most])
+        chosen_n = chosen_n[np.isfinite(vectors_RD[chosen_n]).all(axis=1)]
+        rows += [_row(batch, at) for at in has_vector_N[chosen_n].tolist()]
+        vectors.append(vectors_RD[chosen_n].astype(np.float32))
+    descriptions = describe_records(layout.records, [row.ordinal for row in rows])
+    rows_N = [
+        Row(row.id, row.name, text.removeprefix(row.id).strip(), row.length, source)
+        for row, (text, source) in zip(rows, descriptions, strict=True)
+    ]
+    return Sample(column.name, column.is_per_token, rows_N, np.concatenate(vectors))
 
 
-def _column(schema: pa.Schema) -> str:
-    columns = [name for name in schema.names if name.startswith("embedding")]
-    pooled = [name for name in columns if not pa.types.is_large_list(schema.field(name).type)]
-    return str([*pooled, *columns][0])
+class _Row(NamedTuple):
+    ordinal: int
+    id: str
+    name: str
+    length: int
 
 
-def _affordable(groups: Sequence[Group], draw: np.random.Generator) -> list[Group]:
+def _row(batch: Batch, at: int) -> _Row:
+    name = batch.ids_N[at]
+    if batch.starts_N is not None and batch.stops_N is not None:
+        name = f"{name} [{batch.starts_N[at]}, {batch.stops_N[at]})"
+    return _Row(int(batch.ordinals_N[at]), batch.ids_N[at], name, int(batch.lengths_N[at]))
+
+
+def _affordable(dataset: Dataset, column: Column, draw: np.random.Generator) -> list[RowGroup]:
+    groups = dataset.row_groups
+    vector_bytes = column.dimension * column.dtype.itemsize
     order = draw.permutation(len(groups))
-    before = np.cumsum([0, *(groups[at].num_bytes for at in order)])[:-1]
+    counts = [groups[at].num_tokens if column.is_per_token else groups[at].num_vectors for at in order]
+    before = vector_bytes * np.cumsum([0, *counts])[:-1]
     return [groups[at] for at in sorted(order[(before < MOST_BYTES) & (np.arange(len(order)) < MOST_ROWS)])]
 
 
-def _vectors(column: pa.ChunkedArray, *, is_per_token: bool) -> NDArray[np.float32]:
-    array = pa.concat_arrays(column.chunks)
-    numbers = array.flatten().flatten() if is_per_token else array.flatten()
-    kind = array.type.value_type if is_per_token else array.type
-    vectors_RD = np.asarray(numbers).astype(np.float32).reshape(-1, kind.list_size)
-    if not is_per_token or not len(array):
-        return vectors_RD
-    counts_N = np.asarray(array.value_lengths())
-    sums_ND: NDArray[np.float32] = np.add.reduceat(vectors_RD, np.cumsum(counts_N) - counts_N)
-    return np.asarray(sums_ND / counts_N[:, None], dtype=np.float32)
-
-
-def _rows(layout: RunLayout, table: pa.Table) -> list[Row]:
-    rows = table.to_pylist()
-    descriptions = describe_records(layout.records, [row["ordinal"] for row in rows])
-    return [
-        Row(row["id"], _name(row), text.removeprefix(row["id"]).strip(), row["length"], source)
-        for row, (text, source) in zip(rows, descriptions, strict=True)
-    ]
-
-
-def _name(row: dict[str, object]) -> str:
-    return f"{row['id']} [{row['start']}, {row['stop']})" if row.get("start") is not None else str(row["id"])
+def _mean_of_tokens(batch: Batch, column: str) -> NDArray[np.floating]:
+    counts_R = batch.num_tokens_N[batch.has_vector_N]
+    if not len(counts_R):
+        return batch.columns[column]
+    tokens_TD = batch.columns[column].astype(np.float32)
+    sums_RD: NDArray[np.float32] = np.add.reduceat(tokens_TD, np.cumsum(counts_R) - counts_R)
+    return np.asarray(sums_RD / counts_R[:, None], dtype=np.float32)

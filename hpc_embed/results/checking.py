@@ -12,7 +12,8 @@ from hpc_embed.errors import RunConflict
 from hpc_embed.run import files
 from hpc_embed.run.faults import is_passing, patiently, reason
 from hpc_embed.run.files import read_bytes, sha256_of_file
-from hpc_embed.run.layout import RunLayout
+from hpc_embed.run.layout import RunLayout, shard_name
+from hpc_embed.run.markers import digest_of_outputs, read_marker
 from hpc_embed.run.plan import read_plan
 from hpc_embed.run.vectors import METADATA_KEY
 
@@ -43,6 +44,8 @@ def check(layout: RunLayout) -> Checked:
             problems[name] = problem
     if problem := patiently(lambda: _problem_of_index(layout, facts.get("index")), layout.dataset_index):
         problems[layout.dataset_index.name] = problem
+    if facts.get("layout") == "shards":
+        problems |= _problems_of_outputs(layout, facts)
     if sum(part["rows"] for part in parts.values()) != facts["num_records"]:
         problems["dataset.json"] = "its parts do not add up to its records"
     if layout.plan.exists() and read_plan(layout.plan).fingerprint != facts["fingerprint"]:
@@ -87,6 +90,25 @@ def _problem_of_index(layout: RunLayout, index: dict[str, Any] | None) -> str | 
     except FileNotFoundError:
         return "is missing"
     return None if is_same else "is damaged (the checksum differs)"
+
+
+def _problems_of_outputs(layout: RunLayout, facts: dict[str, Any]) -> dict[str, str]:
+    """What is wrong with the outputs, in which the dataset has its vectors."""
+    problems: dict[str, str] = {}
+    digests = []
+    for index in range(len(read_plan(layout.plan).shards)):
+        path, marker = layout.output(index), read_marker(layout.outputs, shard_name(index))
+        digests.append("" if marker is None else marker.sha256)
+        try:
+            digest = patiently(lambda path=path: sha256_of_file(path), path)  # type: ignore[misc]
+        except FileNotFoundError:
+            problems[path.name] = "is missing"
+            continue
+        if digest != digests[-1]:
+            problems[path.name] = "is damaged (the checksum differs)"
+    if not problems and digest_of_outputs(digests) != facts["outputs_digest"]:
+        problems["outputs"] = "are not those that were gathered"
+    return problems
 
 
 def _problem(layout: RunLayout, name: str, part: dict[str, Any], facts: dict[str, Any]) -> str | None:

@@ -63,15 +63,17 @@ class Collected(NamedTuple):
     problems: Problems
 
 
-def collect(plan: Plan, layout: RunLayout, into: Windows, count: Counting, num_threads: int) -> Collected:
-    """Prove every output and note where its vectors lie, several at a time.
+def collect(
+    plan: Plan, layout: RunLayout, windows: Windows, places_U: NDArray[np.void], count: Counting, num_threads: int
+) -> Collected:
+    """Prove every output, several at a time, and note in the places of these windows where its vectors lie.
 
     An output that proves false is withdrawn, so that its shard is done again. One that cannot be read for now
     is kept.
     """
     problems, markers = Problems(), []
     shards = enumerate(plan.shards)
-    with closing(in_order(partial(_prove_shard, plan, layout, into), shards, num_threads)) as proving:
+    with closing(in_order(partial(_prove_shard, plan, layout, windows), shards, num_threads)) as proving:
         for (index, _), prove in proving:
             name = shard_name(index)
             try:
@@ -81,7 +83,7 @@ def collect(plan: Plan, layout: RunLayout, into: Windows, count: Counting, num_t
                 if len(problems.unreadable) == MOST_UNREADABLE:
                     break
                 continue
-            taken = _take_shard(layout, index, proven, into) if isinstance(proven, Proven) else proven
+            taken = _take_shard(layout, index, proven, windows, places_U) if isinstance(proven, Proven) else proven
             if isinstance(taken, str):
                 problems.missing[name] = taken
                 continue
@@ -112,13 +114,15 @@ def _prove_shard(plan: Plan, layout: RunLayout, windows: Windows, shard: tuple[i
         return _withdraw_false(layout, name, judged, error)
 
 
-def _take_shard(layout: RunLayout, index: int, proven: Proven, into: Windows) -> Marker | str:
+def _take_shard(
+    layout: RunLayout, index: int, proven: Proven, into: Windows, places_U: NDArray[np.void]
+) -> Marker | str:
     """Note where its vectors lie; why not, where another output has one of its windows."""
-    if into.places_U["num_tokens"][proven.keys_W].any():
+    if places_U["num_tokens"][proven.keys_W].any():
         return _withdraw_false(layout, shard_name(index), proven.judged, BadOutput("a window that occurs twice"))
     places_W = np.empty(len(proven.keys_W), dtype=PLACE)
     places_W["output"], places_W["row"], places_W["num_tokens"] = index, proven.first_row_W, proven.num_tokens_W
-    into.places_U[proven.keys_W] = places_W
+    places_U[proven.keys_W] = places_W
     into.files[index] = proven.places
     into.num_rows += proven.marker.rows
     into.failed.update({int(key): reason for key, reason in proven.marker.failed_windows.items()})

@@ -50,6 +50,8 @@ class Arrangement(NamedTuple):
     """Where a truncated record was cut."""
     stride: int | None = None
     """Where windows overlap."""
+    holds_vectors: bool = True
+    """False where they stay in the outputs, and the dataset has the keys of their windows."""
 
 
 def find_dataset(where: Path) -> RunLayout:
@@ -61,20 +63,25 @@ def find_dataset(where: Path) -> RunLayout:
     raise RunConflict(f"{where}: no run folder with a dataset.", remedy="Run `hpc-embed gather` first.")
 
 
-def dataset_schema(dimension: int, dtype: str, metadata: Mapping[str, object], outputs: Outputs) -> pa.Schema:
-    """Columns of the dataset, the vectors of D numbers each; the metadata stand as JSON under `hpc_embed`."""
+def dataset_schema(
+    dimension: int, dtype: str, metadata: Mapping[str, object], outputs: Outputs, *, holds_vectors: bool = True
+) -> pa.Schema:
+    """Columns of the dataset, the vectors of D numbers each, or the keys of their windows in the outputs; the metadata
+    stand as JSON under `hpc_embed`.
+    """
     vector = pa.list_(pa.field("element", NUMBERS[dtype]), dimension // outputs.width)
     rows = pa.large_list(pa.field("element", vector))
     columns = [
         ("ordinal", pa.int64()),
         ("id", pa.string()),
-        *((output.name, rows if output.row is None else vector) for output in outputs.columns),
+        *((output.name, rows if output.row is None else vector) for output in outputs.columns if holds_vectors),
         ("length", pa.int64()),
         ("num_tokens", pa.int64()),
         ("num_windows", pa.int32()),
         *([("start", pa.int64()), ("stop", pa.int64())] if outputs.is_per_window else []),
         ("status", pa.string()),
         ("reason", pa.string()),
+        *([] if holds_vectors else [("windows", pa.list_(pa.int64()))]),
     ]
     return pa.schema(columns, metadata={METADATA_KEY: json.dumps(metadata).encode("utf-8")})
 
@@ -122,7 +129,7 @@ def records_to_rows(keys: pa.ListArray, windows: WindowVectors, how: Arrangement
     first_row_W, has_vector_W = windows.first_row_K[place_W], has_vector_N[record_of_window_W]
     dimension = windows.vectors_RD.shape[1] // how.outputs.width
     columns = []
-    for output in how.outputs.columns:
+    for output in how.outputs.columns if how.holds_vectors else ():
         numbers = slice(output.first_number * dimension, (output.first_number + 1) * dimension)
         if output.row is None:
             rows_R = ranges(first_row_W[has_vector_W], tokens_W[has_vector_W])
@@ -175,6 +182,8 @@ def dataset_table(batch: pa.RecordBatch, rows: Rows, schema: pa.Schema) -> pa.Ta
         made["num_windows"] = batch["windows"].value_lengths()
     names = [name for name in schema.names if name.startswith("embedding")]
     made |= {name: embedding_column(rows.columns[at], schema, name) for at, name in enumerate(names)}
+    if "windows" in schema.names:
+        made["windows"] = batch["windows"].cast(schema.field("windows").type)
     return pa.Table.from_arrays([made[name] if name in made else batch[name] for name in schema.names], schema=schema)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 
 from hpc_embed import __version__
 from hpc_embed.config import GatherSettings
-from hpc_embed.errors import EnvironmentFault, Incomplete, RunConflict
+from hpc_embed.errors import EnvironmentFault, Incomplete, RunConflict, UsageError
 from hpc_embed.progress import counting
 from hpc_embed.results.checks import Problems, collect, withdraw_odd
 from hpc_embed.results.dataset import Arrangement, dataset_schema
@@ -24,7 +23,7 @@ from hpc_embed.results.windows import Windows, room_for_places
 from hpc_embed.run.files import remove, remove_leftovers, whole_folder, write_json
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.links import refuse_links
-from hpc_embed.run.markers import Marker
+from hpc_embed.run.markers import Marker, digest_of_outputs
 from hpc_embed.run.plan import Plan, refuse_false_totals
 
 MOST_NAMED = 5
@@ -50,6 +49,8 @@ def gather(plan: Plan, layout: RunLayout, settings: GatherSettings) -> Gathered:
     Raises Incomplete, naming them, where shards are missing or damaged.
     """
     started = time.monotonic()
+    if settings.layout == "shards" and settings.dtype != "float32":
+        raise UsageError("--layout shards leaves the vectors as they are: float32.", remedy="Leave --dtype out.")
     refuse_links(layout)
     refuse_false_totals(plan, layout.plan)
     remove_leftovers(layout.root)
@@ -59,7 +60,7 @@ def gather(plan: Plan, layout: RunLayout, settings: GatherSettings) -> Gathered:
     with room_for_places(layout.root, plan.totals.num_unique_windows, memory // 4) as places_U:
         windows = Windows(places_U, plan.dimension, plan.embedding.outputs)
         with counting("proving", len(plan.shards), "shards") as count:
-            markers, problems = collect(plan, layout, windows, count, num_threads)
+            markers, problems = collect(plan, layout, windows, places_U, count, num_threads)
         problems.missing.update(withdraw_odd(layout, markers))
         _refuse(problems, len(plan.shards))
         facts = _facts(plan, markers, settings)
@@ -71,15 +72,18 @@ def gather(plan: Plan, layout: RunLayout, settings: GatherSettings) -> Gathered:
             counting("gathering", plan.totals.num_records, "records") as count,
         ):
             embedding = plan.embedding
-            how = Arrangement(embedding.outputs, plan.num_special_tokens, embedding.max_residues, embedding.stride)
-            schema = dataset_schema(plan.dimension, settings.dtype, _for_parts(facts), how.outputs)
+            copies = settings.layout == "parts"
+            cut = (embedding.max_residues, embedding.stride)
+            how = Arrangement(embedding.outputs, plan.num_special_tokens, *cut, holds_vectors=copies)
+            metadata = _for_parts(facts)
+            schema = dataset_schema(plan.dimension, settings.dtype, metadata, how.outputs, holds_vectors=copies)
             room = Room(settings.part_mebibytes, settings.memory_mebibytes, num_threads)
             statuses, parts = PartsWriter(folder, layout.records, windows, how, schema, room).write(count)
             _prove(plan, dict(statuses))
-    content = {**facts, "num_records": statuses.total(), "statuses": dict(sorted(statuses.items()))}
-    content["parts"] = {name: part._asdict() for name, part in parts.items()}
-    content["index"] = publish_index(layout)._asdict()
-    write_json(layout.dataset_facts, content)
+        content = {**facts, "num_records": statuses.total(), "statuses": dict(sorted(statuses.items()))}
+        content["parts"] = {name: part._asdict() for name, part in parts.items()}
+        content["index"] = publish_index(layout, None if copies else windows)._asdict()
+        write_json(layout.dataset_facts, content)
     result = _existing(layout, facts)
     assert result is not None
     return result._replace(is_new=True, seconds=time.monotonic() - started)
@@ -112,7 +116,6 @@ def _facts(plan: Plan, markers: Sequence[Marker], settings: GatherSettings) -> d
             remedy="Plan with --precision into another --run-dir, or take them together with --mixed-precision.",
         )
     versions = sorted({f"{name} {version}" for m in markers for name, version in m.facts.versions.items()})
-    digest = hashlib.sha256("\n".join(marker.sha256 for marker in markers).encode("ascii"))
     facts = {
         "model": plan.model.name,
         "untrained": plan.model.is_untrained,
@@ -126,12 +129,14 @@ def _facts(plan: Plan, markers: Sequence[Marker], settings: GatherSettings) -> d
         "dimension": plan.dimension // plan.embedding.outputs.width,
         "columns": [output.name for output in plan.embedding.outputs.columns],
         "dtype": settings.dtype,
+        "layout": settings.layout,
+        "num_special_tokens": plan.num_special_tokens,
         "fingerprint": plan.fingerprint,
         "embedding": asdict(plan.embedding),
         "devices": sorted({marker.facts.device for marker in markers}),
         "versions": list(versions),
         "gathered_by": f"hpc_embed {__version__}",
-        "outputs_digest": digest.hexdigest(),
+        "outputs_digest": digest_of_outputs([marker.sha256 for marker in markers]),
     }
     plain: dict[str, object] = json.loads(json.dumps(facts))  # as it is read back
     return plain
@@ -139,7 +144,7 @@ def _facts(plan: Plan, markers: Sequence[Marker], settings: GatherSettings) -> d
 
 def _for_parts(facts: dict[str, object]) -> dict[str, object]:
     """Without what depends on which try wrote which piece, so that equal vectors are equal bytes."""
-    return {name: value for name, value in facts.items() if name != "outputs_digest"}
+    return {name: value for name, value in facts.items() if name not in ("outputs_digest", "num_special_tokens")}
 
 
 def _existing(layout: RunLayout, facts: dict[str, object]) -> Gathered | None:

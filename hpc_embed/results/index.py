@@ -9,6 +9,12 @@ dataset-index.npz, arrays that numpy.load opens too. Whoever looks for one id re
     groups    the row groups, and one more behind the last
     places    [groups, columns] where in its part the first number is; -1 where only Parquet's reader finds it
     columns, parts, statuses
+
+Of a dataset that leaves its vectors in the outputs it has besides:
+
+    windows   keys of each row's windows; a record has where they begin
+    window_places  in which output a window is, its first row there, and its tokens
+    outputs, output_groups  the files, and the first row and first byte of each of their row groups
 """
 
 # N = rows of a row group, or entries of a bucket
@@ -30,6 +36,7 @@ from numpy.typing import NDArray
 
 from hpc_embed.planning.spill import Rows, Spill, bucket_of, buckets_for
 from hpc_embed.results.parts import Hashed, Part
+from hpc_embed.results.windows import PLACE, Windows
 from hpc_embed.run import files
 from hpc_embed.run.faults import patiently
 from hpc_embed.run.layout import RunLayout
@@ -41,6 +48,10 @@ SUMS = [("text", "<i8"), ("vectors", "<i8"), ("tokens", "<i8")]
 """What all rows before have: bytes of text, vectors (of one a row), and tokens."""
 RECORD = [*SUMS, ("ordinal", "<i8"), ("length", "<i8"), ("num_windows", "<i4"), ("id_bytes", "<i4"), ("status", "<i4")]
 OF_A_WINDOW = [("start", "<i8"), ("stop", "<i8")]
+OF_SHARDS = [("windows", "<i8")]
+OUTPUT = np.dtype([("shard", "<i8"), ("num_bytes", "<i8")])
+OUTPUT_GROUP = np.dtype([("shard", "<i8"), ("first_row", "<i8"), ("first_byte", "<i8")])
+"""With one more behind the last of each output, whose first row is the number of all."""
 GROUP = np.dtype([*SUMS, ("row", "<i8"), ("part", "<i4"), ("number", "<i4")])
 COLUMN = np.dtype([("name", "<U64"), ("dimension", "<i8"), ("numbers", "<U8"), ("is_per_token", "?")])
 PART = np.dtype([("name", "<U32"), ("num_bytes", "<i8")])
@@ -49,15 +60,17 @@ ENTRIES_IN_MEMORY = 1 << 20
 MEMORY_BYTES = 64 << 20
 
 
-def publish_index(layout: RunLayout) -> Part:
-    """Index the dataset as it lies there; what dataset.json tells of the index."""
+def publish_index(layout: RunLayout, windows: Windows | None = None) -> Part:
+    """Index the dataset as it lies there, with the windows whose vectors it leaves in the outputs; what dataset.json
+    tells of the index.
+    """
     scratch = files.temporary_sibling(layout.root / "indexing")
     files.make_folders(scratch)
 
     def attempt() -> Part:
         with files.whole_file(layout.dataset_index) as file:
             hashed = Hashed(file)
-            num_rows = write_index(layout.dataset, cast(IO[bytes], hashed), scratch)
+            num_rows = write_index(layout.dataset, cast(IO[bytes], hashed), scratch, windows)
         return Part(num_rows, hashed.num_bytes, hashed.digest.hexdigest())
 
     try:
@@ -66,7 +79,7 @@ def publish_index(layout: RunLayout) -> Part:
         files.remove_tree(scratch)
 
 
-def write_index(dataset: Path, file: IO[bytes], scratch: Path) -> int:
+def write_index(dataset: Path, file: IO[bytes], scratch: Path, windows: Windows | None = None) -> int:
     """Index the parts in a folder, in bounded memory; how many rows they have.
 
     Scratch files take what the ids and their entries do.
@@ -74,23 +87,30 @@ def write_index(dataset: Path, file: IO[bytes], scratch: Path) -> int:
     paths = sorted(dataset.glob("part-*.parquet"))
     num_rows: int = sum(pq.read_metadata(path).num_rows for path in paths)
     schema = pq.read_schema(paths[0])
-    record = np.dtype([*RECORD, *(OF_A_WINDOW if "start" in schema.names else [])])
+    of_a_window = OF_A_WINDOW if "start" in schema.names else []
+    record = np.dtype([*RECORD, *of_a_window, *(OF_SHARDS if windows else [])])
+    columns = _columns_of_shards(windows) if windows else vector_columns(schema)
     spill = Spill(scratch, "entries", ENTRY, buckets_for(num_rows, ENTRIES_IN_MEMORY), MEMORY_BYTES)
-    with zipfile.ZipFile(file, "w") as archive, (scratch / "text").open("w+b") as text:
-        walk = _Walk(vector_columns(schema), record, spill, text)
+    with (
+        zipfile.ZipFile(file, "w") as archive,
+        (scratch / "text").open("w+b") as text,
+        (scratch / "windows").open("w+b") as keys,
+    ):
+        walk = _Walk(columns, record, spill, text, keys)
         with _member(archive, "records", record, num_rows + 1) as member:
             for number, path in enumerate(paths):
                 for records_N in walk.records_of(number, path):
                     member.write(records_N.tobytes())
             member.write(walk.behind().tobytes())
-        with _member(archive, "text", np.dtype("u1"), text.tell()) as member:
-            text.seek(0)
-            shutil.copyfileobj(text, member, files.CHUNK_BYTES)
+        _copy_member(archive, "text", np.dtype("u1"), text)
+        if windows:
+            _copy_member(archive, "windows", np.dtype("<i8"), keys)
+            _write_windows(archive, windows)
         _write_entries(archive, spill, num_rows)
         parts = [(path.name, path.stat().st_size) for path in paths]
         for name, rows in {
             "groups": np.append(walk.groups, walk.sums),
-            "places": np.array(walk.places, dtype="<i8").reshape(-1, len(walk.columns)),
+            "places": np.array(walk.places, dtype="<i8").reshape(len(walk.groups), 0 if windows else len(columns)),
             "columns": walk.columns,
             "parts": np.array(parts, dtype=PART),
             "statuses": np.array(list(walk.statuses), dtype="<U16"),
@@ -112,17 +132,27 @@ def vector_columns(schema: pa.Schema) -> NDArray[np.void]:
     return np.array(found, dtype=COLUMN)
 
 
+def _columns_of_shards(windows: Windows) -> NDArray[np.void]:
+    outputs = windows.outputs
+    dimension = windows.dimension // outputs.width
+    found = [(output.name, dimension, "<f4", output.row is None) for output in outputs.columns]
+    return np.array(found, dtype=COLUMN)
+
+
 class _Walk:
     """Goes through the parts once: writes the text, deals the entries, and keeps what it needs of each row group."""
 
-    def __init__(self, columns: NDArray[np.void], record: np.dtype[Any], spill: Spill, text: BinaryIO) -> None:
+    def __init__(
+        self, columns: NDArray[np.void], record: np.dtype[Any], spill: Spill, text: BinaryIO, keys: BinaryIO
+    ) -> None:
         self.columns = columns
         self.sums = np.zeros((), dtype=GROUP)
         """Up to here."""
         self.groups: list[Rows] = []
         self.places: list[list[int]] = []
         self.statuses: dict[str, int] = {}
-        self._record, self._spill, self._text = record, spill, text
+        self._record, self._spill, self._text, self._keys = record, spill, text, keys
+        self._num_keys = 0
 
     def records_of(self, number: int, path: Path) -> Iterator[Rows]:
         """Of the next part, a row group after the other."""
@@ -141,6 +171,8 @@ class _Walk:
         record = np.zeros((), dtype=self._record)
         for name, _ in SUMS:
             record[name] = self.sums[name]
+        if "windows" in (self._record.names or ()):
+            record["windows"] = self._num_keys
         return record
 
     def _records(self, table: pa.Table) -> Rows:
@@ -159,6 +191,12 @@ class _Walk:
         records_N["status"] = np.array(codes, dtype=np.int32)[named.indices.to_numpy()]
         if content := text.buffers()[2]:
             self._text.write(content.slice(0, int(sizes["text"].sum())))
+        if "windows" in (self._record.names or ()):
+            windows = pa.concat_arrays(table["windows"].chunks)
+            counts_N = windows.value_lengths().to_numpy()
+            records_N["windows"] = self._num_keys + np.cumsum(counts_N, dtype=np.int64) - counts_N
+            self._num_keys += int(counts_N.sum())
+            self._keys.write(windows.flatten().to_numpy().astype("<i8").tobytes())
         self._deal(ids)
         return records_N
 
@@ -171,6 +209,8 @@ class _Walk:
 
     def _places(self, file: BinaryIO, part: pq.ParquetFile, group: int) -> Iterator[int]:
         """Of each column in the row group that has just been walked through."""
+        if "windows" in (self._record.names or ()):  # the numbers are in the outputs
+            return
         leaves = [part.schema.column(at).path.split(".")[0] for at in range(len(part.schema))]
         for column in self.columns:
             count = "tokens" if column["is_per_token"] else "vectors"
@@ -196,6 +236,28 @@ def _write_entries(archive: zipfile.ZipFile, spill: Spill, num_rows: int) -> Non
             member.write(entries_N.tobytes())
     with _member(archive, "buckets", counts_B.dtype, len(counts_B)) as member:
         member.write(np.cumsum(counts_B).tobytes())
+
+
+def _write_windows(archive: zipfile.ZipFile, windows: Windows) -> None:
+    with _member(archive, "window_places", PLACE, windows.num_windows) as member:
+        for start in range(0, windows.num_windows, ENTRIES_IN_MEMORY):
+            stop = min(start + ENTRIES_IN_MEMORY, windows.num_windows)
+            member.write(windows.places_U[np.arange(start, stop)].tobytes())
+    outputs = [(shard, places.path.stat().st_size) for shard, places in windows.files.items()]
+    groups = [
+        (shard, row, byte)
+        for shard, places in windows.files.items()
+        for row, byte in zip(places.first_row_G, (*places.first_byte_G, 0), strict=True)
+    ]
+    for name, rows in (("outputs", np.array(outputs, OUTPUT)), ("output_groups", np.array(groups, OUTPUT_GROUP))):
+        with _member(archive, name, rows.dtype, len(rows)) as member:
+            member.write(rows.tobytes())
+
+
+def _copy_member(archive: zipfile.ZipFile, name: str, dtype: np.dtype[Any], scratch: BinaryIO) -> None:
+    with _member(archive, name, dtype, scratch.tell() // dtype.itemsize) as member:
+        scratch.seek(0)
+        shutil.copyfileobj(scratch, member, files.CHUNK_BYTES)
 
 
 @contextmanager

@@ -32,6 +32,8 @@ from hpc_embed.run.vectors import PAGE_BYTES, ROW_GROUP_ROWS
 MEBIBYTE = 1 << 20
 COPIES = 5
 """Of a row group's vectors in memory while it is written: in order, in Arrow's columns, in Parquet's page."""
+BYTES_WITHOUT_VECTORS = 64
+"""Of a record, about."""
 RECORD_COLUMNS = ("ordinal", "id", "length", "status", "reason", "windows")
 
 
@@ -101,8 +103,10 @@ class PartsWriter:
         self._groups = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
         self._num_records: int = footer.num_rows
         per_record = self._vectors_per_record()
-        width = windows.dimension * number_type(schema, self._vectors_of[0]).bit_width // 8
         self._rows_per_group = max(1, ROW_GROUP_ROWS // per_record)
+        width = BYTES_WITHOUT_VECTORS
+        if how.holds_vectors:
+            width = windows.dimension * number_type(schema, self._vectors_of[0]).bit_width // 8
         written_bytes = width * per_record * self._rows_per_group
         self._rows_per_part = max(1, room.part_mebibytes * MEBIBYTE // written_bytes) * self._rows_per_group
         group_bytes = 4 * windows.dimension * per_record * self._rows_per_group
@@ -164,7 +168,8 @@ class PartsWriter:
 
     def _with_vectors(self, blocks: list[pa.RecordBatch]) -> Iterator[tuple[pa.Table, int]]:
         how = self._how
-        windows = self._windows.read(_keys(blocks))
+        find = self._windows.read if how.holds_vectors else self._windows.without_vectors
+        windows = find(_keys(blocks))
         for block in blocks:
             rows = by_window(block, how.max_residues, how.stride) if how.outputs.is_per_window else block
             yield dataset_table(rows, records_to_rows(rows["windows"], windows, how), self._schema), len(block)
@@ -205,7 +210,8 @@ class PartsWriter:
             file,
             self._schema,
             compression={column: "none" if column in self._vectors_of else "zstd" for column in names}
-            | {f"{name}.{path}": "none" for name in self._vectors_of for path in paths},
+            | {f"{name}.{path}": "none" for name in self._vectors_of if name in names for path in paths}
+            | {f"{name}.{paths[0]}": "zstd" for name in names if name == "windows"},
             use_dictionary=["status", "reason"],
             write_statistics=["ordinal"],
             data_page_size=PAGE_BYTES,

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,16 +61,26 @@ class Source(Protocol):
     def read(self, keys_K: NDArray[np.int64]) -> WindowVectors:
         """Their vectors, keys ascending; several threads may ask at once."""
 
+    def without_vectors(self, keys_K: NDArray[np.int64]) -> WindowVectors:
+        """Their tokens alone."""
+
+
+class Places(Protocol):
+    """PLACE by key."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, keys_K: NDArray[np.int64]) -> NDArray[np.void]: ...
+
 
 @dataclass
 class Windows:
     """Where the vectors of all U windows lie."""
 
-    places_U: NDArray[np.void]
-    """PLACE by key."""
+    places_U: Places
     dimension: int
     outputs: Outputs
-    files: dict[int, RowPlaces] = field(default_factory=dict)
+    files: MutableMapping[int, RowPlaces] = field(default_factory=dict)
     """By shard."""
     num_rows: int = 0
     """Of all outputs so far."""
@@ -92,7 +102,12 @@ class Windows:
         return np.where(num_tokens_K > 0, num_rows_K, 0)
 
     def count_rows(self, keys_K: NDArray[np.int64]) -> int:
-        return int(self.rows_of(self.places_U["num_tokens"][keys_K]).sum())
+        return int(self.rows_of(self.places_U[keys_K]["num_tokens"]).sum())
+
+    def without_vectors(self, keys_K: NDArray[np.int64]) -> WindowVectors:
+        num_tokens_K = self.places_U[keys_K]["num_tokens"]
+        nothing_RD = np.empty((0, self.dimension), dtype=np.float32)
+        return WindowVectors(keys_K, nothing_RD, np.zeros_like(keys_K), num_tokens_K, self.is_per_token, self.failed)
 
     def read(self, keys_K: NDArray[np.int64]) -> WindowVectors:
         """Each output from its begin towards its end."""

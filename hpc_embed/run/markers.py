@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -125,6 +126,11 @@ def _prove(
         failed_windows={str(key): reason for key, reason in sorted(reasons.items())},
         facts=facts,
     )
+
+
+def digest_of_outputs(digests: Sequence[str]) -> str:
+    """One SHA-256 for those of all outputs, in the order of their shards."""
+    return hashlib.sha256("\n".join(digests).encode("ascii")).hexdigest()
 
 
 def read_marker(outputs: Path, shard: str) -> Marker | None:

@@ -96,6 +96,9 @@ class Drawn:
     def count_rows(self, keys_K: NDArray[np.int64]) -> int:
         return int(self.num_rows_U[keys_K].sum())
 
+    def without_vectors(self, keys_K: NDArray[np.int64]) -> WindowVectors:
+        return self.read(keys_K)
+
     def read(self, keys_K: NDArray[np.int64]) -> WindowVectors:
         return WindowVectors(
             keys_K, self.vectors_RD, self.first_row_U[keys_K], self.num_tokens_U[keys_K], self.is_per_token

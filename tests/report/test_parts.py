@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from hpc_embed.report.metadata import parse_column, read_values
 from hpc_embed.report.projection import nearest, pca
 from hpc_embed.report.records import describe_records
 from hpc_embed.report.sample import draw_sample
+from hpc_embed.results.index import publish_index
 from hpc_embed.run.canary import encode
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.markers import WorkFacts
@@ -85,6 +87,15 @@ def test_neighbours_are_by_cosine_nearest_first() -> None:
     assert found.places_NK.tolist() == [[1, 3, 2], [0, 3, 2], [3, 1, 0], [2, 1, 0]]
 
 
+def same(num_rows: int) -> dict[str, list[object]]:
+    """What a dataset has besides."""
+    return {"num_windows": [1] * num_rows, "status": ["embedded"] * num_rows, "reason": [""] * num_rows}
+
+
+def publish(layout: RunLayout) -> None:
+    layout.dataset_facts.write_text(json.dumps({"index": publish_index(layout)._asdict()}))
+
+
 def test_a_sample_holds_vectors_of_its_own_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hpc_embed.report.sample.MOST_ROWS", 40)
     layout = RunLayout(tmp_path)
@@ -94,8 +105,10 @@ def test_a_sample_holds_vectors_of_its_own_records(tmp_path: Path, monkeypatch: 
         vectors = [None if number % 7 == 0 else [number, 1.0] for number in numbers]
         vectors[1] = [float("nan"), 1.0]
         columns = {"ordinal": numbers, "id": [f"r{number}" for number in numbers], "length": numbers}
-        table = pa.table({**columns, "embedding": pa.array(vectors, pa.list_(pa.float16(), 2))})
+        columns["num_tokens"] = [0 if vector is None else 1 for vector in vectors]
+        table = pa.table({**columns, **same(100), "embedding": pa.array(vectors, pa.list_(pa.float16(), 2))})
         pq.write_table(table, layout.dataset / f"part-{part:05d}.parquet", row_group_size=30)
+    publish(layout)
     texts = {"description": [f"r{number} of {number}" for number in range(200)], "source": [0] * 150 + [1] * 50}
     pq.write_table(pa.table(texts), layout.records, row_group_size=64)
     sample = draw_sample(layout)
@@ -111,10 +124,10 @@ def test_vectors_of_tokens_are_averaged_where_nothing_is_pooled(tmp_path: Path) 
     layout.dataset.mkdir()
     kind = pa.large_list(pa.list_(pa.float32(), 2))
     vectors = pa.array([[[1, 0], [3, 2]], None, [[5, 5]]], kind)
-    table = pa.table(
-        {"ordinal": [0, 1, 2], "id": ["a", "b", "c"], "length": [2, 0, 1], "embedding_per_token_6": vectors}
-    )
+    columns = {"ordinal": [0, 1, 2], "id": ["a", "b", "c"], "length": [2, 0, 1], "num_tokens": [2, 0, 1]}
+    table = pa.table({**columns, **same(3), "embedding_per_token_6": vectors})
     pq.write_table(table, layout.dataset / "part-00000.parquet")
+    publish(layout)
     pq.write_table(pa.table({"description": ["a", "b", "c"], "source": [0, 0, 0]}), layout.records)
     sample = draw_sample(layout)
     assert (sample.column, sample.is_mean_of_tokens) == ("embedding_per_token_6", True)

@@ -15,8 +15,10 @@ import pytest
 from numpy.typing import NDArray
 
 from hpc_embed.errors import BadInput, EnvironmentFault, RunConflict, UsageError
+from hpc_embed.reading.export import Rounding, export
 from hpc_embed.results.dataset import Vectors, dataset_schema, embedding_column
-from hpc_embed.results.export import Rounding, export
+from hpc_embed.results.index import publish_index
+from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.outputs import outputs_of
 from tests.conftest import Run
 
@@ -64,7 +66,8 @@ def write_dataset(folder: Path, *, is_per_token: bool = False, scale: float = 1.
         ]
         table = pa.Table.from_arrays(columns, schema=schema)
         pq.write_table(table, folder / f"dataset/part-{number:05d}.parquet", row_group_size=50)
-    (folder / "dataset.json").write_text(json.dumps({"fingerprint": "f", "outputs_digest": "d"}))
+    facts = {"fingerprint": "f", "outputs_digest": "d", "index": publish_index(RunLayout(folder))._asdict()}
+    (folder / "dataset.json").write_text(json.dumps(facts))
     return Written(folder, vectors)
 
 

@@ -10,20 +10,18 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from hpc_embed.errors import BadInput, RunConflict, UsageError
 from hpc_embed.progress import counting
+from hpc_embed.reading.dataset import Dataset
+from hpc_embed.reading.formats import FORMATS, Block, Contents
 from hpc_embed.results.dataset import find_dataset
-from hpc_embed.results.formats import FORMATS, Block, Contents
 from hpc_embed.run.files import whole_folder, write_json
 
 FACTS = "export.json"
 ID_TABLE = "ids.tsv"
 ID_COLUMNS = ("ordinal", "id", "status", "first_row", "num_rows")
-COLUMNS = ("ordinal", "id", "length", "status")
 
 
 class Exported(NamedTuple):
@@ -71,8 +69,8 @@ def export(where: Path, to: str, target: Path, dtype: str, column: str) -> Expor
     """
     layout = find_dataset(where)
     facts = json.loads(layout.dataset_facts.read_text(encoding="utf-8"))
-    parts = sorted(layout.dataset.glob("part-*.parquet"))
-    contents = _contents(parts, column, dtype)
+    dataset = Dataset(layout)
+    contents = _contents(dataset, column, dtype)
     wanted = {"dataset": facts["fingerprint"], "outputs_digest": facts["outputs_digest"], "format": to}
     wanted |= {"column": contents.column, "dtype": contents.dtype}
     if (found := _existing(target, wanted)) is not None:
@@ -86,7 +84,7 @@ def export(where: Path, to: str, target: Path, dtype: str, column: str) -> Expor
     ):
         writer = stack.enter_context(FORMATS[to](temporary, contents))
         ids = stack.enter_context((temporary / ID_TABLE).open("w", encoding="utf-8", newline=""))
-        for block in _blocks(parts, contents, rounding):
+        for block in _blocks(dataset, contents, rounding):
             writer.write(block)
             _write_ids(ids, block, num_rows)
             missing += int((block.num_rows_N == 0).sum())
@@ -106,63 +104,35 @@ def export(where: Path, to: str, target: Path, dtype: str, column: str) -> Expor
     return result
 
 
-def _contents(parts: list[Path], column: str, dtype: str) -> Contents:
-    schema = pq.read_schema(parts[0])
-    columns = [name for name in schema.names if name.startswith("embedding")]
-    if column not in columns and len(columns) == 1:
-        column = columns[0]
-    if column not in columns:
-        raise UsageError(f"--column {column}: the dataset has none of that name.", remedy=f"Say {', '.join(columns)}.")
-    kind = schema.field(column).type
-    is_per_token = pa.types.is_large_list(kind)
-    vector = kind.value_type if is_per_token else kind
-    metadata = [pq.read_metadata(part) for part in parts]
+def _contents(dataset: Dataset, column: str, dtype: str) -> Contents:
+    if column not in dataset.columns and len(dataset.columns) == 1:
+        (column,) = dataset.columns
+    if column not in dataset.columns:
+        remedy = f"Say {', '.join(dataset.columns)}."
+        raise UsageError(f"--column {column}: the dataset has none of that name.", remedy=remedy)
+    about = dataset.columns[column]
     return Contents(
         column=column,
-        is_per_token=is_per_token,
-        dimension=vector.list_size,
-        dtype=str(vector.value_type.to_pandas_dtype()().dtype) if dtype == "dataset" else dtype,
-        num_records=sum(each.num_rows for each in metadata),
-        num_rows=_num_rows(parts, column, is_per_token=is_per_token),
+        is_per_token=about.is_per_token,
+        dimension=about.dimension,
+        dtype=str(about.dtype) if dtype == "dataset" else dtype,
+        num_records=len(dataset),
+        num_rows=dataset.num_tokens if about.is_per_token else dataset.num_vectors,
     )
 
 
-def _num_rows(parts: list[Path], column: str, *, is_per_token: bool) -> int:
-    """Vectors in all, without reading one: they are the records with tokens, or the tokens of all."""
-    total = 0
-    for part in parts:
-        tokens = pq.read_table(part, columns=["num_tokens"])["num_tokens"].to_numpy()
-        total += int(tokens.sum() if is_per_token else (tokens > 0).sum())
-    return total
-
-
-def _blocks(parts: list[Path], contents: Contents, rounding: Rounding) -> Iterator[Block]:
+def _blocks(dataset: Dataset, contents: Contents, rounding: Rounding) -> Iterator[Block]:
     """A row group at a time."""
-    for part in parts:
-        with pq.ParquetFile(part) as file:
-            for group in range(file.num_row_groups):
-                table = file.read_row_group(group, columns=[*COLUMNS, contents.column])
-                yield _block(table, contents, rounding)
-
-
-def _block(table: pa.Table, contents: Contents, rounding: Rounding) -> Block:
-    column = pa.concat_arrays(table[contents.column].chunks)
-    has_vector_N = ~np.asarray(column.is_null())
-    num_rows_N = has_vector_N.astype(np.int64)
-    if contents.is_per_token:
-        num_rows_N = np.asarray(column.value_lengths().fill_null(0))
-        numbers = column.flatten().flatten()
-    else:
-        numbers = column.flatten()  # leaves nulls out
-    vectors_RD = np.asarray(numbers).reshape(-1, contents.dimension)
-    return Block(
-        ordinals_N=table["ordinal"].to_numpy(),
-        ids_N=table["id"].to_pylist(),
-        lengths_N=table["length"].to_numpy(),
-        statuses_N=table["status"].to_pylist(),
-        num_rows_N=num_rows_N,
-        vectors_RD=rounding(vectors_RD),
-    )
+    for group in dataset.row_groups:
+        batch = dataset.batch(group.rows, [contents.column])
+        yield Block(
+            ordinals_N=batch.ordinals_N,
+            ids_N=batch.ids_N,
+            lengths_N=batch.lengths_N,
+            statuses_N=batch.statuses_N,
+            num_rows_N=batch.num_tokens_N if contents.is_per_token else batch.has_vector_N.astype(np.int64),
+            vectors_RD=rounding(batch.columns[contents.column]),
+        )
 
 
 def _write_ids(file: TextIO, block: Block, first_row: int) -> None:
