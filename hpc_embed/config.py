@@ -70,7 +70,8 @@ class PlanSettings:
     num_shards: PositiveInt | None = None
     """Shards to deal the windows into; default follows from --shard-minutes."""
     shard_minutes: PositiveFloat | None = None
-    """Aim for shards of so many minutes on the device named by --device [default: 30]."""
+    """Aim for shards of so many minutes on the device named by --device [default: so many that there are 256 shards, at
+    least 5 and at most 30]."""
     device: Device = "a100"
     """The GPU type that the forecast is made for; cpu is one core of a processor with AVX-512."""
     plan_threads: PositiveInt | None = None
@@ -278,7 +279,7 @@ class SubmitSettings:
     gather_partition: str | None = None
     """Partition of the gather job [default: that of the tasks]."""
     gather_memory_gibibytes: PositiveInt | None = None
-    """Memory of the gather job [default: twice --memory-mebibytes]."""
+    """Memory of the gather job [default: --memory-mebibytes and 1 GiB]."""
     take_over: bool = False
     """Submit shards that another user has submitted too, where the site hides whether they are at work."""
     dry_run: bool = False

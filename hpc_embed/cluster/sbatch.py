@@ -125,8 +125,8 @@ def gather_executor(
 
 
 def _gather_gibibytes(memory_mebibytes: int) -> int:
-    """Memory of the gather job: what gather may hold, and as much again for Parquet's buffers and Python."""
-    return -(-2 * memory_mebibytes // 1024)
+    """Memory of the gather job: what gather may hold, and for Parquet's buffers, the index and Python."""
+    return -(-memory_mebibytes // 1024) + 1
 
 
 def gres_of(plan: Plan, settings: SubmitSettings) -> str | None:

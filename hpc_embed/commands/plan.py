@@ -20,7 +20,8 @@ def run(where: RunSettings, settings: PlanSettings, output: OutputSettings) -> i
         note(f"{where.run_dir} holds this very plan already; nothing to do")
     figures = forecast(planned.plan, where.run_dir, settings.device)
     if output.json:
-        print_json({**figures._asdict(), "totals": asdict(figures.totals)})
+        runs = [run._asdict() for run in figures.runs]
+        print_json({**figures._asdict(), "totals": asdict(figures.totals), "runs": runs})
     else:
         print_table((), describe(figures))
     return 0

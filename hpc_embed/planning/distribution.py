@@ -31,7 +31,9 @@ from hpc_embed.run.plan import Cost
 from hpc_embed.run.shard_table import ShardFacts
 from hpc_embed.sequences.kernel import Ints
 
-DEFAULT_SHARD_MINUTES = 30.0
+USUAL_SHARDS = 256
+SHORTEST_USUAL_MINUTES, LONGEST_USUAL_MINUTES = 5.0, 30.0
+"""Found by simulation (docs/scale.md): few devices and many both end within some 7 % of the best on the mean."""
 MAX_SHARDS = 100_000
 MOST_SHARD_RESIDUES = 1 << 28
 """A worker holds a shard in memory; none is larger unless --num-shards says so."""
@@ -104,6 +106,11 @@ def _count_lengths(scanned: Scanned, keys: WindowKeys) -> Lengths:
     return Lengths(lengths_L, np.array([totals[length] for length in lengths_L.tolist()], dtype=np.int64))
 
 
+def usual_shard_minutes(minutes: float) -> float:
+    """Length of a shard of a run that takes one device so many minutes."""
+    return min(max(minutes / USUAL_SHARDS, SHORTEST_USUAL_MINUTES), LONGEST_USUAL_MINUTES)
+
+
 def _num_shards(cost: Cost, settings: PlanSettings, usual_shards: int | None, lengths: Lengths, tokens_L: Ints) -> int:
     num_windows = int(lengths.counts_L.sum())
     if settings.num_shards:
@@ -111,10 +118,10 @@ def _num_shards(cost: Cost, settings: PlanSettings, usual_shards: int | None, le
     if usual_shards and not settings.shard_minutes:
         wanted = usual_shards
     else:
-        minutes = settings.shard_minutes or DEFAULT_SHARD_MINUTES
         num_flops = float((flops(cost, tokens_L) * lengths.counts_L).sum())
         num_tokens = int((tokens_L * lengths.counts_L).sum())
-        wanted = math.ceil(seconds_on(settings.device, cost, num_flops, num_tokens) / 60 / minutes)
+        minutes = seconds_on(settings.device, cost, num_flops, num_tokens) / 60
+        wanted = math.ceil(minutes / (settings.shard_minutes or usual_shard_minutes(minutes)))
     least = -(-int((lengths.lengths_L * lengths.counts_L).sum()) // MOST_SHARD_RESIDUES)
     return max(1, min(max(wanted, least), num_windows, MAX_SHARDS))
 

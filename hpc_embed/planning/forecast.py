@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from hpc_embed.planning.simulation import Site, simulate
 from hpc_embed.registry import PER_BASE, PER_TOKEN
 from hpc_embed.run.plan import Cost, Embedding, Plan, Totals
 from hpc_embed.units import format_bytes, format_seconds
@@ -13,6 +14,17 @@ SHARE_OF_PEAK = 0.4
 SHARE_OF_BANDWIDTH = 0.6
 BYTES_PER_TOKEN_LAYER_HIDDEN = 50
 """Memory traffic of one token, per layer and hidden unit, with element-wise chains fused."""
+
+
+NUMBERS_OF_DEVICES = (8, 64)
+"""That a run is simulated on."""
+MOST_SIMULATED = 50_000
+"""Shards: a second."""
+START_SECONDS = 20.0
+INDEX_BYTES_PER_ROW = 96
+"""Of dataset-index.npz, with an id of 20 letters."""
+LOADED_BYTES_PER_SECOND = 1e9
+"""Of weights, onto the device."""
 
 
 class DeviceFacts(NamedTuple):
@@ -53,6 +65,16 @@ def _seconds_to_move(device: str, cost: Cost, num_tokens: int) -> float:
     return num_bytes / (DEVICES[device].terabytes_per_second * 1e12 * SHARE_OF_BANDWIDTH)
 
 
+class Expected(NamedTuple):
+    """A run on so many devices, simulated."""
+
+    num_devices: int
+    makespan_seconds: float
+    """From the first start to the last vector; no queue, no preemption."""
+    device_seconds: float
+    """Held, start-up and waiting for shared storage included."""
+
+
 class Forecast(NamedTuple):
     """The figures of a plan that a user decides by."""
 
@@ -74,6 +96,8 @@ class Forecast(NamedTuple):
     """Where the estimate comes from, and what it leaves out."""
     dataset_bytes: int
     dataset_rows: int
+    runs: list[Expected]
+    """On a few numbers of devices; none for a run of one shard, or on devices that are at hand."""
 
 
 def forecast(plan: Plan, run_dir: str, device: str, num_devices: int = 1) -> Forecast:
@@ -95,9 +119,22 @@ def forecast(plan: Plan, run_dir: str, device: str, num_devices: int = 1) -> For
         num_devices=num_devices,
         device_seconds=seconds_on(device, plan.cost, float(sum(flops)), totals.num_tokens) / num_devices,
         assumes=_assumptions(plan, device),
-        dataset_bytes=4 * plan.dimension * num_vectors,
+        dataset_bytes=4 * plan.dimension * num_vectors + INDEX_BYTES_PER_ROW * _num_records_apart(plan),
         dataset_rows=_num_records_apart(plan),
+        runs=_expected_runs(plan, device) if num_devices == 1 and 1 < len(flops) <= MOST_SIMULATED else [],
     )
+
+
+def _expected_runs(plan: Plan, device: str) -> list[Expected]:
+    """As tasks of one shard each, as `submit` makes them."""
+    weight_bytes = 2.0 * plan.cost.linear_flops  # of two FLOPs a weight, and four bytes
+    site = Site(1, weight_bytes=weight_bytes, start_seconds=START_SECONDS + weight_bytes / LOADED_BYTES_PER_SECOND)
+    seconds = [seconds_on(device, plan.cost, float(shard.flops), shard.num_tokens) for shard in plan.shards]
+    found = []
+    for num_devices in sorted({min(number, len(seconds)) for number in NUMBERS_OF_DEVICES}):
+        run = simulate(seconds, 1, site._replace(num_devices=num_devices))
+        found.append(Expected(num_devices, run.makespan_seconds, run.device_seconds))
+    return found
 
 
 def _assumptions(plan: Plan, device: str) -> str:
@@ -142,6 +179,13 @@ def describe(figures: Forecast) -> list[tuple[str, str]]:
     ]
     unit = "cpu core" if f.device == "cpu" else f.device
     devices = f"one {unit}" if f.num_devices == 1 else f"{f.num_devices} {unit}s"
+    runs = [
+        (
+            f"on {run.num_devices}",
+            f"{format_seconds(run.makespan_seconds)}, start-up included; {format_seconds(run.device_seconds)} held",
+        )
+        for run in f.runs
+    ]
     rows = [
         ("run folder", f.run_dir),
         ("model", f"{f.model}, pooling {f.pooling}"),
@@ -152,6 +196,7 @@ def describe(figures: Forecast) -> list[tuple[str, str]]:
         ("shards", f"{f.num_shards:,}, largest over mean {f.spread:.4f}"),
         ("estimate", f"{format_seconds(f.device_seconds)} on {devices}, all shards"),
         ("", f"assumes {f.assumes}"),
+        *runs,
         ("dataset", f"{f.dataset_rows:,} rows, about {format_bytes(f.dataset_bytes)}"),
     ]
     if t.num_duplicate_ids:

@@ -239,7 +239,7 @@ def test_the_gather_job_is_sized_by_itself(fakes: Fakes, tmp_path: Path) -> None
         "dependency": "afterany:7:9",
         "job-name": "my job-gather",
         "mail-user": "anna@lab",
-        "mem": "4GB",
+        "mem": "3GB",
         "nodes": "1",
         "open-mode": "append",
         "partition": "gpu",
@@ -254,11 +254,11 @@ def test_the_gather_job_is_sized_by_itself(fakes: Fakes, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("mebibytes", "gibibytes", "memory"),
     [
-        (2048, None, "4GB"),
-        (2049, None, "5GB"),
-        (512, None, "1GB"),
-        (1, None, "1GB"),
-        (513, None, "2GB"),
+        (2048, None, "3GB"),
+        (2049, None, "4GB"),
+        (512, None, "2GB"),
+        (1, None, "2GB"),
+        (1025, None, "3GB"),
         (2048, 7, "7GB"),
     ],
 )

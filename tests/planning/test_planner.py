@@ -16,7 +16,7 @@ from hpc_embed.config import PlanSettings
 from hpc_embed.errors import BadInput, RunConflict, UsageError
 from hpc_embed.planning import keys, planner, records, routing, scan, scratch
 from hpc_embed.planning.cost import cost_of
-from hpc_embed.planning.forecast import describe, forecast
+from hpc_embed.planning.forecast import INDEX_BYTES_PER_ROW, describe, forecast
 from hpc_embed.planning.planner import make_plan
 from hpc_embed.planning.scratch import scratch_folder
 from hpc_embed.planning.verdicts import Judge, Judged
@@ -201,7 +201,7 @@ def test_forecast_tells_tokens_and_spread(fasta: Path, tmp_path: Path) -> None:
     flops = [shard.flops for shard in read_plan(tmp_path / "run" / "plan.json").shards]
     assert figures.spread == max(flops) / (sum(flops) / 2)
     assert figures.spread > 1
-    assert figures.dataset_bytes == 4 * 320 * 5
+    assert figures.dataset_bytes == (4 * 320 + INDEX_BYTES_PER_ROW) * 5
 
 
 def test_the_forecast_is_for_so_many_devices_of_a_kind(fasta: Path, tmp_path: Path) -> None:
@@ -212,6 +212,18 @@ def test_the_forecast_is_for_so_many_devices_of_a_kind(fasta: Path, tmp_path: Pa
     assert "on 4 cpu cores," in dict(describe(four))["estimate"]
     assert "on one h100," in dict(describe(forecast(made, "r", "h100")))["estimate"]
     assert one.device_seconds > forecast(made, "r", "h100").device_seconds
+
+
+def test_a_forecast_tells_what_a_run_of_several_devices_takes(tmp_path: Path) -> None:
+    (tmp_path / "in.fa").write_bytes(b"".join(b">r%d\n%b\n" % (at, b"MKVLAAGIVW" * (1 + at % 40)) for at in range(400)))
+    settings = PlanSettings(fasta=(str(tmp_path / "in.fa"),), model="esm2_t33_650M:untrained", num_shards=20)
+    figures = forecast(make_plan(settings, RunLayout(tmp_path / "run")).plan, "r", "a100")
+    assert [run.num_devices for run in figures.runs] == [8, 20]
+    eight, twenty = figures.runs
+    assert 3 * figures.device_seconds / 20 < twenty.makespan_seconds < eight.makespan_seconds
+    assert eight.device_seconds > figures.device_seconds
+    assert "start-up included" in dict(describe(figures))["on 8"]
+    assert forecast(make_plan(settings, RunLayout(tmp_path / "run")).plan, "r", "cpu", 4).runs == []
 
 
 def test_a_forecast_says_what_it_assumes(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 from hpc_embed.cluster.task import embed_shards
 from hpc_embed.config import GatherSettings, PlanSettings, WorkSettings
 from hpc_embed.errors import Incomplete
+from hpc_embed.planning.forecast import forecast
 from hpc_embed.planning.planner import make_plan
 from hpc_embed.results.gather import gather
 from hpc_embed.results.parts import PartsWriter
@@ -337,6 +338,8 @@ def test_parts_are_cut_by_size_and_keep_the_order(tmp_path: Path) -> None:
     assert len(parts) == 3
     assert [pq.read_metadata(part).num_rows for part in parts] == [8192, 8192, 3616]
     assert pq.read_table(layout.dataset)["ordinal"].to_pylist() == list(range(num_records))
+    num_bytes = sum(path.stat().st_size for path in (*parts, layout.dataset_index))
+    assert forecast(plan, "r", "cpu").dataset_bytes == pytest.approx(num_bytes, rel=0.02)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
