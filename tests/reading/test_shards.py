@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +37,7 @@ FASTA = (
 )
 FORMS: dict[str, tuple[str, int | tuple[int, ...]]] = {
     "pooled": ("mean", 6),
-    "special": ("mean_with_special", 6),
-    "several": ("mean,max,cls", (6, 0)),
-    "per token": ("per_token", 6),
+    "several": ("mean_with_special,max,cls", (6, 0)),
     "per token and pooled": ("per_token,mean", (6, 0)),
     "per window": ("mean,per_window", 6),
 }
@@ -76,19 +75,19 @@ class Both:
         write_json(self.copied.marker(index), asdict(replace(marker, failed_windows={str(key): "out of memory"})))
 
 
-@pytest.fixture(scope="module", params=FORMS)
-def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Both:
-    return Both(tmp_path_factory.mktemp("both"), request.param)
-
-
 @pytest.fixture(scope="module")
-def pooled_once(tmp_path_factory: pytest.TempPathFactory) -> Both:
-    return Both(tmp_path_factory.mktemp("pooled"), "pooled")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Both]:
+    return cache(lambda form: Both(tmp_path_factory.mktemp("both"), form))
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def both(request: pytest.FixtureRequest, made: Callable[[str], Both]) -> Both:
+    return made(request.param)
 
 
 @pytest.fixture
-def left(pooled_once: Both, tmp_path: Path) -> RunLayout:
-    shutil.copytree(pooled_once.left.root, tmp_path / "run")
+def left(made: Callable[[str], Both], tmp_path: Path) -> RunLayout:
+    shutil.copytree(made("pooled").left.root, tmp_path / "run")
     return RunLayout(tmp_path / "run")
 
 
