@@ -60,26 +60,22 @@ class Dealing:
 def deal_equal(loads_S: Ints, cost: int, count: int) -> Ints:
     """How many of `count` windows of equal cost each shard gets.
 
-    Greedy dealing gives the k-th window of shard s when s has load `loads[s] + k * cost`: it takes the
-    `count` lowest of those marks, the lower shard first among equals. The level that cuts them off is found
-    by bisection.
+    Greedy dealing gives the k-th window of shard s when s has load `loads[s] + k * cost`: it takes the `count` lowest
+    of those marks, the lower shard first among equals. With q, r = divmod(load, cost) the marks lie in rows q + k, in
+    which each shard with q up to the row has one, at r. All rows below one are taken whole, and of that one the first.
     """
     if count == 1:
-        dealt_S = np.zeros(len(loads_S), dtype=np.int64)
-        dealt_S[loads_S.argmin()] = 1
-        return dealt_S
-    low, high = int(loads_S.min()), int(loads_S.max()) + cost * -(-count // len(loads_S)) + 1
-    while high - low > 1:
-        level = (low + high) // 2
-        if _marks_below(loads_S, cost, level).sum() <= count:
-            low = level
-        else:
-            high = level
-    dealt_S = _marks_below(loads_S, cost, low)
-    on_the_level = np.flatnonzero((loads_S <= low) & ((low - loads_S) % cost == 0))
-    dealt_S[on_the_level[: count - int(dealt_S.sum())]] += 1
+        one_S = np.zeros(len(loads_S), dtype=np.int64)
+        one_S[loads_S.argmin()] = 1
+        return one_S
+    row_S, rest_S = np.divmod(loads_S, cost)
+    sorted_S = np.sort(row_S)
+    below_S = np.cumsum(sorted_S)
+    number_S = np.arange(1, len(sorted_S) + 1)
+    num_taking = int(np.searchsorted(number_S * sorted_S - below_S, count, side="right"))
+    row = (count + int(below_S[num_taking - 1])) // num_taking
+    dealt_S: Ints = np.maximum(row - row_S, 0)
+    taking = np.flatnonzero(row_S <= row)
+    first = np.argsort(rest_S[taking], kind="stable")[: count - int(dealt_S.sum())]
+    dealt_S[taking[first]] += 1
     return dealt_S
-
-
-def _marks_below(loads_S: Ints, cost: int, level: int) -> Ints:
-    return np.maximum(0, -((loads_S - level) // cost))

@@ -7,6 +7,8 @@ import random
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hpc_embed.planning.dealing import Dealing, deal_equal
@@ -44,6 +46,18 @@ def test_dealing_a_length_at_once_gives_the_loads_of_dealing_one_by_one(num_shar
 
 def test_equal_windows_on_uneven_shards_fill_the_valleys_first() -> None:
     assert deal_equal(np.array([10, 0, 4]), cost=4, count=4).tolist() == [0, 3, 1]
+
+
+@given(loads=st.lists(st.integers(0, 60), min_size=1, max_size=9), cost=st.integers(1, 13), count=st.integers(1, 50))
+def test_equal_windows_go_where_one_by_one_they_would(loads: list[int], cost: int, count: int) -> None:
+    heap = [(load, shard) for shard, load in enumerate(loads)]
+    heapq.heapify(heap)
+    dealt = [0] * len(loads)
+    for _ in range(count):
+        load, shard = heapq.heappop(heap)
+        dealt[shard] += 1
+        heapq.heappush(heap, (load + cost, shard))
+    assert deal_equal(np.array(loads), cost, count).tolist() == dealt
 
 
 def test_of_equal_windows_neighbours_stay_together() -> None:
