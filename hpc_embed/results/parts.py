@@ -119,15 +119,15 @@ class PartsWriter:
         statuses: Counter[str] = Counter()
         parts: dict[str, Part] = {}
         starts = range(0, max(self._num_records, 1), self._rows_per_part)
-        try:
-            with closing(in_order(lambda start: self._write_part(start, count), starts, self._num_threads)) as written:
+        with closing(in_order(lambda start: self._write_part(start, count), starts, self._num_threads)) as written:
+            try:
                 for _, made in written:
                     part, found = made()
                     parts[part_name(len(parts))] = part
                     statuses.update(found)
-        except BaseException:
-            self._is_over = True
-            raise
+            except BaseException:
+                self._is_over = True  # before the others are waited for
+                raise
         return Written(statuses, parts)
 
     def _write_part(self, start: int, count: Counting) -> tuple[Part, Counter[str]]:

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
 from pathlib import Path
 
 from hpc_embed.progress import note
-from hpc_embed.run import files
-from hpc_embed.run.layout import RunLayout, shard_name
-from hpc_embed.run.markers import is_done, read_failure
+from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.mounts import LOCAL, file_system_of
 from hpc_embed.run.plan import Plan
+from hpc_embed.run.survey import survey
 from hpc_embed.units import format_seconds
 
 WAIT_SECONDS = 90.0
@@ -27,26 +25,19 @@ def wait_for_markers(plan: Plan, layout: RunLayout, wait_seconds: float | None) 
     """Look again, up to `wait_seconds`, for shards that seem not to be done; those that failed are not waited for."""
     started, pause = time.monotonic(), FIRST_PAUSE_SECONDS
     seconds = usual_wait_seconds(layout.root) if wait_seconds is None else wait_seconds
-    missing = _without(list(range(len(plan.shards))), plan, layout)
+    missing = _num_missing(plan, layout)
     if missing and seconds:
-        note(f"{len(missing)} shards are not there yet; looking again for up to {format_seconds(seconds)} …")
+        note(f"{missing} shards are not there yet; looking again for up to {format_seconds(seconds)} …")
     while missing and (left := seconds - (time.monotonic() - started)) > 0:
         time.sleep(min(pause, left))
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-        for folder in {layout.marker(index).parent for index in missing}:
-            with suppress(OSError):
-                files.storage.names(folder)
-        missing = _without(missing, plan, layout)
+        missing = _num_missing(plan, layout)
 
 
-def _without(shards: list[int], plan: Plan, layout: RunLayout) -> list[int]:
-    """Those that are neither done nor known to have failed."""
-    return [
-        index
-        for index in shards
-        if not is_done(layout.outputs, shard_name(index), plan.fingerprint)
-        and read_failure(layout.outputs, shard_name(index)) is None
-    ]
+def _num_missing(plan: Plan, layout: RunLayout) -> int:
+    """Shards that, by the names in the folders, are neither done nor known to have failed."""
+    found = survey(layout, len(plan.shards))
+    return len(plan.shards) - len(found.done | found.failed)
 
 
 def usual_wait_seconds(folder: Path) -> float:

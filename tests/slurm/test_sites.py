@@ -310,7 +310,7 @@ def test_the_gather_job_has_memory_of_its_own_and_none_of_the_tasks_options(
 ) -> None:
     run("plan", globins)
     options = '{"begin": "now+1hour", "exclusive": "", "mem-per-cpu": "7", "dependency": "singleton"}'
-    run("submit", *ON_CPU, "--gpus", 1, "--sbatch", options, "--gather-memory-gibibytes", 3, "--memory-mebibytes", 512)
+    run("submit", *ON_CPU, "--gpus", 1, "--sbatch", options, "--gather-memory-gibibytes", 3, "--memory-mebibytes", 768)
     array, gather = array_of(tmp_path / "embed-run"), gathers_of(tmp_path / "embed-run")[0]
     show = dict(re.findall(r"(\w+)=(\S+)", cluster.ask("scontrol", "show", "job", gather)))
     assert (show["MinMemoryNode"], show["OverSubscribe"]) == ("3G", "OK")
@@ -318,7 +318,7 @@ def test_the_gather_job_has_memory_of_its_own_and_none_of_the_tasks_options(
     script = cluster.ask("scontrol", "write", "batch_script", gather, "-")
     assert f"--dependency=afterany:{array},singleton\n" in script
     assert "gres" not in show.get("TresPerNode", "")
-    assert "--memory-mebibytes=512" in script
+    assert "--memory-mebibytes=768" in script
 
 
 # ---- 8 and 11: options and quoting
