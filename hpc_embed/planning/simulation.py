@@ -115,7 +115,8 @@ class _Run:
         """One start of an element on a device, up to its end or until the device is taken away."""
         site = self._site
         speed = site.speeds[device % len(site.speeds)]
-        taken = began + (self._draw.expovariate(site.taken_per_hour / 3600) if site.taken_per_hour else math.inf)
+        rate = site.taken_per_hour / 3600
+        taken = began + (self._draw.expovariate(rate) if rate else math.inf)
         now = self._served(began, site.start_operations, site.weight_bytes) + site.start_seconds
         self._num_starts += 1
         self._longest_wait = max(self._longest_wait, now - site.start_seconds - began)

@@ -63,7 +63,7 @@ def test_all_shards_of_a_fresh_run_and_a_gather_job_that_waits_for_them(fakes: F
     array, gather = fakes.scripts()
     assert options_of(array)["array"] == "0-2%3"
     assert options_of(gather)["dependency"] == "afterany:101"
-    assert options_of(gather)["mem"] == "8GB"
+    assert options_of(gather)["mem"] == "5GB"
     assert "array" not in options_of(gather)
     token = next(one.token for one in read_submissions(layout)[0] if one.tasks)
     assert command_of(array)[-6:] == [
