@@ -15,6 +15,7 @@ from functools import cache
 from typing import NamedTuple
 
 from hpc_embed.errors import EnvironmentFault
+from hpc_embed.planning.distribution import MAX_SHARDS
 
 TIMEOUT_SECONDS = 20
 DEFAULT_MAX_ARRAY_SIZE = 1001
@@ -134,12 +135,14 @@ def _tasks_of(index: str) -> list[int]:
 
 
 def parse_ranges(text: str) -> list[int]:
-    """`0-9,12` to its numbers; ValueError for anything else."""
+    """`0-9,12` to its numbers; ValueError for anything else, and for more than any plan has."""
     numbers: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise ValueError(f"{part!r} is no number or range")
+        if int(last or first) >= MAX_SHARDS:
+            raise ValueError(f"{part!r} is beyond {MAX_SHARDS:,} shards")
         numbers += range(int(first), int(last or first) + 1)
     return numbers
 

@@ -98,6 +98,8 @@ def read_submission(layout: RunLayout, token: str) -> Submission:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         submission = Submission(**{**content, "tasks": tuple(str(task) for task in content["tasks"])})
+        if not _is_well_formed(submission) or submission.token != token:
+            raise ValueError("it says what no submission of that name does")
         submission.shards()  # ranges and nothing else
     except (FileNotFoundError, ValueError, TypeError, KeyError) as error:
         raise RunConflict(
@@ -105,6 +107,24 @@ def read_submission(layout: RunLayout, token: str) -> Submission:
             remedy=f"If none of its jobs are queued (their scripts lie in {layout.logs / token}), remove the file.",
         ) from error
     return submission
+
+
+def _is_well_formed(submission: Submission) -> bool:
+    """Numbers are numbers, words are words, a job is none of Slurm's options: anybody may have written the file."""
+    texts = (
+        submission.token,
+        submission.job,
+        submission.job_name,
+        submission.cluster,
+        submission.user,
+        submission.host,
+    )
+    return (
+        all(isinstance(text, str) for text in texts)
+        and (not submission.job or submission.job.isdecimal())
+        and type(submission.user_id) is int
+        and type(submission.submitted) in (int, float)
+    )
 
 
 class Damaged(NamedTuple):

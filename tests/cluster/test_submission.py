@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
@@ -75,3 +76,28 @@ def test_two_submits_do_not_work_at_once(tmp_path: Path) -> None:
         pytest.fail("both are at work")
     with submitting(layout):
         pass
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("token", "../../precious"),
+        ("token", "20260101-000000-ffffffff"),
+        ("job", "--help"),
+        ("job", 7),
+        ("user", None),
+        ("user_id", "0"),
+        ("submitted", "yesterday"),
+        ("tasks", ["0-4000000000"]),
+        ("tasks", ["0,x"]),
+        ("host", 3),
+    ],
+)
+def test_what_somebody_else_may_have_written_is_refused(name: str, value: object, layout: RunLayout) -> None:
+    """Paths are made of the token, Slurm's commands of the job, lists of the ranges."""
+    made = new_submission([[0, 1]], "mine", "here")
+    made.write(layout)
+    path = layout.submissions / f"{made.token}.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+    with pytest.raises(RunConflict, match="not a whole submission"):
+        read_submission(layout, made.token)
