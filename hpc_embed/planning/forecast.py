@@ -22,7 +22,7 @@ MOST_SIMULATED = 50_000
 """Shards: a second."""
 START_SECONDS = 20.0
 INDEX_BYTES_PER_ROW = 96
-"""Of dataset-index.npz, with an id of 20 letters."""
+"""Of dataset-index.npz, 68 and an id of 20 letters, and of the parts' other columns."""
 LOADED_BYTES_PER_SECOND = 1e9
 """Of weights, onto the device."""
 
