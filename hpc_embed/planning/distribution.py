@@ -9,7 +9,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import NamedTuple, ParamSpec
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,8 @@ from hpc_embed.planning.dealing import Dealing
 from hpc_embed.planning.forecast import seconds_on
 from hpc_embed.planning.keys import WindowKeys, num_distinct
 from hpc_embed.planning.parts import PartBlock, PartFacts, read_blocks, read_windows
-from hpc_embed.planning.records import RecordsWriter
-from hpc_embed.planning.routing import ROUTED, Routing, large_binary
+from hpc_embed.planning.records import RecordsWriter, form
+from hpc_embed.planning.routing import ROUTED, Routing, Sorted, large_binary
 from hpc_embed.planning.scan import Scanned
 from hpc_embed.progress import counting
 from hpc_embed.registry import Model
@@ -42,7 +43,7 @@ PUBLISHERS_PER_THREAD = 4
 """Most of the time they wait for the disk."""
 
 
-P = ParamSpec("P")
+Made = TypeVar("Made")
 
 
 class Resources(NamedTuple):
@@ -86,7 +87,7 @@ def distribute(
         num_shards = _num_shards(cost, settings, usual_shards, lengths, tokens_L)
         dealing = Dealing(lengths.lengths_L, lengths.counts_L, costs_L, num_shards)
         bytes_S = dealing.sums(lengths.lengths_L + ROUTED.itemsize)
-        routing = Routing(bytes_S, scanned.folder, resources.memory_bytes)
+        routing = Routing(bytes_S, scanned.folder, resources.memory_bytes, threads)
         num_ids = _route(scanned, keys, dealing, routing, layout, threads, resources.memory_bytes)
         _write_shards(routing, layout, num_shards, threads, resources.num_threads)
     return Distributed(_facts(dealing, lengths, tokens_L, cost), num_ids)
@@ -140,29 +141,28 @@ def _route(
         file = stack.enter_context(whole_file(layout.records))
         num_records = sum(part.num_records for part in scanned.parts)
         records = stack.enter_context(RecordsWriter(file, num_records, scanned.folder, memory_bytes // 4))
-        # a thread each, so that both take the blocks in order
-        route, write = (stack.enter_context(_Queue()) for _ in range(2))
-        start = 0
+        route, write = (stack.enter_context(_Queue(threads)) for _ in range(2))
+        start = first = 0
         for part, num_lines, block in _blocks(scanned):
             stop = start + len(block.windows_W)
             is_first_W, keys_W = keys.keys(start, stop)
-            write.put(records.add, block.records, part.source, num_lines, keys_W)
             shard_U = dealing.shards_of(block.windows_W["length"][is_first_W])
-            route.put(_add, routing, block, is_first_W, keys_W, shard_U)
-            start = stop
+            write.put(partial(form, block.records, first, part.source, num_lines, keys_W), records.add)
+            route.put(partial(_sort, routing, block, is_first_W, keys_W, shard_U), routing.add)
+            start, first = stop, first + len(block.records)
         route.finish()
         write.finish()
     return num_distinct(records.ids, threads)
 
 
-def _add(
+def _sort(
     routing: Routing, block: PartBlock, is_first_W: NDArray[np.bool_], keys_W: Ints, shard_U: NDArray[np.int32]
-) -> None:
+) -> Sorted:
     lengths_W = block.windows_W["length"]
     letters = large_binary(block.letters, lengths_W)
     if not is_first_W.all():
         letters = letters.filter(is_first_W)
-    routing.add(keys_W[is_first_W], lengths_W[is_first_W], shard_U, letters)
+    return routing.sort(keys_W[is_first_W], lengths_W[is_first_W], shard_U, letters)
 
 
 def _blocks(scanned: Scanned) -> Iterator[tuple[PartFacts, int, PartBlock]]:
@@ -177,14 +177,16 @@ def _blocks(scanned: Scanned) -> Iterator[tuple[PartFacts, int, PartBlock]]:
 
 
 class _Queue:
-    """Calls made one after the other in a thread of their own, a few ahead at most."""
+    """Things made in any of the threads, and taken one after the other in a thread of their own, in turn."""
 
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1)
+    def __init__(self, threads: Executor) -> None:
+        self._threads = threads
+        self._own = ThreadPoolExecutor(1)
         self._pending: deque[Future[None]] = deque()
 
-    def put(self, function: Callable[P, None], *arguments: P.args, **named: P.kwargs) -> None:
-        self._pending.append(self._thread.submit(function, *arguments, **named))
+    def put(self, make: Callable[[], Made], take: Callable[[Made], None]) -> None:
+        made = self._threads.submit(make)
+        self._pending.append(self._own.submit(lambda: take(made.result())))
         if len(self._pending) > BLOCKS_AHEAD:
             self._pending.popleft().result()
 
@@ -196,7 +198,7 @@ class _Queue:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._own.shutdown(wait=True, cancel_futures=True)
 
 
 def _write_shards(routing: Routing, layout: RunLayout, num_shards: int, threads: Executor, num_threads: int) -> None:

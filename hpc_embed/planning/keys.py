@@ -44,7 +44,8 @@ class WindowKeys:
     def __init__(
         self, num_windows: int, digests: Iterable[Rows], folder: Path, memory_bytes: int, threads: Executor
     ) -> None:
-        by_digest = Spill(folder, "digests", DIGESTED, buckets_for(num_windows, ROWS_PER_BUCKET), memory_bytes)
+        num_buckets = buckets_for(num_windows, ROWS_PER_BUCKET)
+        by_digest = Spill(folder, "digests", DIGESTED, num_buckets, memory_bytes, threads)
         start = 0
         for block_N in digests:
             rows_N = np.empty(len(block_N), dtype=DIGESTED)

@@ -7,12 +7,13 @@ from __future__ import annotations
 from concurrent.futures import Executor
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from hpc_embed.planning.spill import Spill
+from hpc_embed.planning.spill import Rows, Spill
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.shards import write_shard
 from hpc_embed.sequences.kernel import Bytes, Ints
@@ -22,33 +23,50 @@ GROUP_BYTES = 64 << 20
 """Letters and rows of one group; a thread that writes its shards takes some three times as much."""
 
 
+class Sorted(NamedTuple):
+    """Windows of a block by the group that they go to."""
+
+    groups: list[int]
+    edges: list[int]
+    """Where the windows of each group begin, and the end."""
+    rows_N: Rows
+    letters: Bytes
+    letter_edges: Ints
+    """Where the letters of each group begin, and the end."""
+
+
 class Routing:
     """The way of the windows to their shards."""
 
-    def __init__(self, bytes_S: NDArray[np.float64], folder: Path, memory_bytes: int) -> None:
+    def __init__(self, bytes_S: NDArray[np.float64], folder: Path, memory_bytes: int, threads: Executor) -> None:
         """`bytes_S`: what the letters and the rows of each shard take."""
         self._edges = _group_edges(bytes_S)
         num_groups = len(self._edges) - 1
         self._group_S = np.repeat(np.arange(num_groups), np.diff(self._edges))
-        self._rows = Spill(folder, "rows", ROUTED, num_groups, memory_bytes // 4)
-        self._letters = Spill(folder, "letters", np.dtype(np.uint8), num_groups, memory_bytes // 2)
+        self._rows = Spill(folder, "rows", ROUTED, num_groups, memory_bytes // 4, threads)
+        self._letters = Spill(folder, "letters", np.dtype(np.uint8), num_groups, memory_bytes // 2, threads)
 
     @property
     def num_groups(self) -> int:
         return len(self._edges) - 1
 
-    def add(self, keys_N: Ints, lengths_N: Ints, shard_N: NDArray[np.int32], letters: pa.LargeBinaryArray) -> None:
-        """Send windows on their way, in the order of their keys."""
+    def sort(self, keys_N: Ints, lengths_N: Ints, shard_N: NDArray[np.int32], letters: pa.LargeBinaryArray) -> Sorted:
+        """Sort windows by the group that they go to; in any thread."""
         rows_N = np.empty(len(keys_N), dtype=ROUTED)
         rows_N["key"], rows_N["length"], rows_N["shard"] = keys_N, lengths_N, shard_N
         group_N = self._group_S[shard_N]
         order_N = np.argsort(group_N.astype(np.uint16), kind="stable")
-        rows_N = rows_N[order_N]
         content, offsets = _side_by_side(letters.take(pa.array(order_N)))
         groups, starts = np.unique(group_N[order_N], return_index=True)
-        for group, (start, stop) in zip(groups.tolist(), pairwise([*starts.tolist(), len(rows_N)]), strict=True):
-            self._rows.append(group, rows_N[start:stop])
-            self._letters.append(group, content[offsets[start] : offsets[stop]])
+        edges = np.append(starts, len(rows_N))
+        return Sorted(groups.tolist(), edges.tolist(), rows_N[order_N], content, offsets[edges])
+
+    def add(self, windows: Sorted) -> None:
+        """Send windows on their way, in the order of their keys."""
+        edges, letter_edges = pairwise(windows.edges), pairwise(windows.letter_edges.tolist())
+        for group, rows, letters in zip(windows.groups, edges, letter_edges, strict=True):
+            self._rows.append(group, windows.rows_N[slice(*rows)])
+            self._letters.append(group, windows.letters[slice(*letters)])
         self._rows.relieve()
         self._letters.relieve()
 

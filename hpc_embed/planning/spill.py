@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,22 @@ Rows = NDArray[Any]
 class Spill:
     """Rows of one type in numbered buckets; those that wait in memory go to a file each once they are many."""
 
-    def __init__(self, folder: Path, name: str, dtype: np.dtype[Any], num_buckets: int, memory_bytes: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        dtype: np.dtype[Any],
+        num_buckets: int,
+        memory_bytes: int,
+        threads: Executor | None = None,
+    ) -> None:
+        """Given threads, which must never wait for a spill, several files are written at a time."""
         self.num_buckets = num_buckets
         self._folder = folder
         self._name = name
         self._dtype = dtype
         self._memory_bytes = memory_bytes
+        self._threads = threads
         self._waiting: list[list[Rows]] = [[] for _ in range(num_buckets)]
         self._num_waiting_bytes = 0
         for bucket in range(num_buckets):
@@ -47,7 +58,9 @@ class Spill:
     def relieve(self) -> None:
         """Write what waits in memory where it has become too much."""
         if self._num_waiting_bytes > self._memory_bytes:
-            self._write_waiting()
+            for _ in (self._threads.map if self._threads else map)(self._write, range(self.num_buckets)):
+                pass
+            self._num_waiting_bytes = 0
 
     def take(self, bucket: int) -> Rows:
         """All rows of a bucket, which are then gone."""
@@ -64,14 +77,12 @@ class Spill:
         self._waiting[bucket] = []
         return rows_N
 
-    def _write_waiting(self) -> None:
-        for bucket, rows in enumerate(self._waiting):
-            if rows:
-                with self._path(bucket).open("ab") as file:
-                    for some in rows:
-                        some.tofile(file)
-                rows.clear()
-        self._num_waiting_bytes = 0
+    def _write(self, bucket: int) -> None:
+        if self._waiting[bucket]:
+            with self._path(bucket).open("ab") as file:
+                for rows in self._waiting[bucket]:
+                    rows.tofile(file)
+            self._waiting[bucket].clear()
 
     def _path(self, bucket: int) -> Path:
         return self._folder / f"{self._name}-{bucket:05d}.spill"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +11,18 @@ import pytest
 from hpc_embed.planning.spill import Spill, bucket_of, buckets_for
 
 
+@pytest.mark.parametrize("in_threads", [False, True])
 @pytest.mark.parametrize("memory_bytes", [0, 100, 1 << 20])
 @pytest.mark.parametrize("num_buckets", [1, 4])
 def test_rows_come_out_of_their_bucket_in_the_order_in_which_they_went_in(
-    num_buckets: int, memory_bytes: int, tmp_path: Path
+    num_buckets: int, memory_bytes: int, in_threads: bool, tmp_path: Path
 ) -> None:
-    spill = Spill(tmp_path, "rows", np.dtype(np.int64), num_buckets, memory_bytes)
     rows = np.arange(100)
-    for some in (rows[:30], rows[30:30], rows[30:]):
-        spill.add(some % num_buckets, some)
+    with ThreadPoolExecutor(2) as threads:
+        used = threads if in_threads else None
+        spill = Spill(tmp_path, "rows", np.dtype(np.int64), num_buckets, memory_bytes, used)
+        for some in (rows[:30], rows[30:30], rows[30:]):
+            spill.add(some % num_buckets, some)
     for bucket in range(num_buckets):
         assert spill.take(bucket).tolist() == rows[rows % num_buckets == bucket].tolist()
         assert spill.take(bucket).tolist() == []
