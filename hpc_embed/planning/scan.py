@@ -196,7 +196,7 @@ class _Scanner:
         if done := self._found(index, number):
             return [done]
         with opened(source) as file, self._writer(index, number) as writer:
-            for place, raw in enumerate(blocks_of(stretch_reader(source, file, stretch))):
+            for place, raw in enumerate(blocks_of(stretch_reader(source, file, stretch), source)):
                 self._add(writer, raw, source, is_first=stretch.start == 0 and place == 0)
             return [writer.finish()]
 

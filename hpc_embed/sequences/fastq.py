@@ -8,6 +8,7 @@ from typing import BinaryIO, TextIO, cast
 from Bio.SeqIO.QualityIO import FastqGeneralIterator
 
 from hpc_embed.errors import BadInput
+from hpc_embed.sequences import sources
 from hpc_embed.sequences.fasta import FastaRecord, record_of, text_of
 
 
@@ -19,6 +20,7 @@ def parse_fastq(binary: BinaryIO, source: str) -> Iterator[FastaRecord]:
         try:
             for title, sequence, _ in FastqGeneralIterator(cast(TextIO, lines)):
                 yield record_of(title, sequence, line)
+                lines.num_left = sources.LONGEST_RECORD
                 line = lines.number  # the parser has read on to the next title
         except ValueError as error:
             raise BadInput(
@@ -35,10 +37,12 @@ class _Lines:
         self._waiting: list[str] = []
         self.number = 0
         """Of the line that was read last, from 1."""
+        self.num_left = sources.LONGEST_RECORD
+        """Letters and qualities that the record at hand may still have."""
 
     def skip_blank(self) -> int:
         """Pass over blank lines; how many they were."""
-        while (line := self._text.readline()) and not line.strip():
+        while (line := self._text.readline(self.num_left)) and not line.strip():
             self.number += 1
         self._waiting = [line]
         return self.number
@@ -48,7 +52,10 @@ class _Lines:
         return ""
 
     def readline(self) -> str:
-        line = self._waiting.pop() if self._waiting else self._text.readline()
+        line = self._waiting.pop() if self._waiting else self._text.readline(self.num_left)
+        self.num_left -= len(line)
+        if self.num_left <= 0:
+            raise ValueError(f"a record longer than {sources.LONGEST_RECORD:,} bytes")
         self.number += bool(line)
         return line
 

@@ -29,7 +29,7 @@ def format_of(head: bytes, columns: Columns | None) -> Format:
 def pieces_of(read: Read, source: str, format: Format, columns: Columns | None) -> Generator[Piece, None, None]:
     """All of a source, in order; to be closed before its file is."""
     if format == "FASTA":
-        return blocks_of(read)
+        return blocks_of(read, source)
     return _blocks_of_records(_records(read, source, format, columns))
 
 

@@ -25,6 +25,8 @@ STANDARD_INPUT = "-"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 BLOCK_BYTES = 8 << 20
 """Bytes of one block; more where a single record is longer."""
+LONGEST_RECORD = 1 << 30
+"""Bytes; a record is held in memory several times over, and a small compressed file can unpack to anything."""
 RECORD_START = b"\n>"
 
 Read = Callable[[int], bytes]
@@ -173,8 +175,8 @@ def _next_record(file: BinaryIO, read: Read, at: int, limit: int | None) -> int:
     return place + len(tail) if limit is None else limit
 
 
-def blocks_of(read: Read) -> Generator[bytearray, None, None]:
-    """Cut what is read into blocks of whole records."""
+def blocks_of(read: Read, source: str) -> Generator[bytearray, None, None]:
+    """Cut what is read into blocks of whole records; BadInput where one is beyond LONGEST_RECORD."""
     block = bytearray()
     while content := read(BLOCK_BYTES):
         searched = max(0, len(block) - 1)
@@ -185,5 +187,11 @@ def blocks_of(read: Read) -> Generator[bytearray, None, None]:
             del block[cut:]
             yield block
             block = rest
+        elif len(block) > LONGEST_RECORD:
+            raise BadInput(
+                f"{source}: the record that begins with {bytes(block[:60].splitlines()[0])!r} is longer than "
+                f"{LONGEST_RECORD:,} bytes.",
+                remedy="Cut it into pieces, or look whether this is the right file.",
+            )
     if block:
         yield block

@@ -5,15 +5,14 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from itertools import chain
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TextIO
 
 from hpc_embed.errors import BadInput
+from hpc_embed.sequences import sources
 from hpc_embed.sequences.fasta import FastaRecord, record_of, text_of
 
 DELIMITERS = "\t,;"
 USUAL_ID = "id"
-LONGEST_CELL = 1 << 30
-"""An unclosed quote must not take the rest of a large file for one cell."""
 
 
 class Columns(NamedTuple):
@@ -26,13 +25,13 @@ class Columns(NamedTuple):
 
 def parse_table(binary: BinaryIO, source: str, columns: Columns) -> Iterator[FastaRecord]:
     """The rows of a table; BadInput, with line, for a column that is not there and for a row of another width."""
-    csv.field_size_limit(LONGEST_CELL)
+    csv.field_size_limit(sources.LONGEST_RECORD)  # nor may an unclosed quote take the rest of a large file
     with text_of(binary, newline="") as text:
-        header_line = text.readline()
-        delimiter = max(DELIMITERS, key=header_line.count)
-        rows = csv.reader(chain([header_line], text), delimiter=delimiter, strict=True)
-        line = 1
+        lines, line = _lines(text), 1
         try:
+            header_line = next(lines, "")
+            delimiter = max(DELIMITERS, key=header_line.count)
+            rows = csv.reader(chain([header_line], lines), delimiter=delimiter, strict=True)
             header = [name.strip() for name in next(rows, [])]
             sequence_at, id_at = _place_of_sequence(header, columns, source), _place_of_id(header, columns, source)
             number, line = 1, rows.line_num + 1
@@ -48,6 +47,13 @@ def parse_table(binary: BinaryIO, source: str, columns: Columns) -> Iterator[Fas
                 number, line = number + bool(row), rows.line_num + 1
         except csv.Error as error:
             raise BadInput(f"{source}, line {line}: not a table ({error}).", remedy="Mend the row.") from error
+
+
+def _lines(text: TextIO) -> Iterator[str]:
+    while line := text.readline(sources.LONGEST_RECORD):
+        if len(line) == sources.LONGEST_RECORD:
+            raise csv.Error(f"a line longer than {sources.LONGEST_RECORD:,} bytes")
+        yield line
 
 
 def _place_of_sequence(header: list[str], columns: Columns, source: str) -> int:

@@ -230,6 +230,28 @@ def test_a_fault_deep_in_a_file_names_its_line(tmp_path: Path, monkeypatch: pyte
         plan(tmp_path / "x.fq", tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    ("name", "begin", "place"),
+    [
+        ("x.fa", ">good\nMK\n>huge\n", "the record that begins with b'>huge'"),
+        ("x.fq", "@good\nAC\n+\nII\n@huge\n", "line 5"),
+        ("x.tsv", "id\tsequence\ngood\tMK\nhuge\t", "line 3"),
+    ],
+)
+def test_a_small_file_that_unpacks_to_one_giant_record_is_refused_before_it_fills_the_memory(
+    name: str, begin: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = 4 << 20
+    monkeypatch.setattr(sources, "LONGEST_RECORD", most)
+    path = packed(begin + "A" * (16 * most), "gzip", tmp_path / f"{name}.gz")
+    settings = {"sequence_column": "sequence"} if name == "x.tsv" else {}
+    with pytest.raises(BadInput, match=f"{place}.* longer than {most:,} bytes"):
+        plan(path, tmp_path / "run", force_kind=True, plan_threads=1, **settings)
+    packed(begin + "A" * (most // 2) + "\n" * (name != "x.fq"), "gzip", path)
+    if name != "x.fq":  # which wants qualities too
+        assert plan(path, tmp_path / "run", force_kind=True, **settings).totals.num_records == 2
+
+
 @pytest.mark.parametrize("translate", [None, "six-frames"])
 def test_an_interrupted_plan_goes_on_with_its_parts_and_not_with_those_of_another_intake(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, translate: str | None

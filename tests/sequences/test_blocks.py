@@ -69,7 +69,7 @@ def in_blocks(content: bytes, block_bytes: int) -> list[FastaRecord] | str:
     records: list[FastaRecord] = []
     line = 1
     try:
-        for number, raw in enumerate(blocks_of(lambda _: stream.read(block_bytes))):
+        for number, raw in enumerate(blocks_of(lambda _: stream.read(block_bytes), "in.fasta")):
             block = parse_block(raw, "x", is_first=number == 0)
             stops = np.cumsum(block.lengths_N).tolist()
             for at, (name, description) in enumerate(zip(block.ids, block.descriptions, strict=True)):
@@ -105,7 +105,7 @@ def test_stretches_of_a_plain_file_give_each_record_once(content: bytes, tmp_pat
         for start in range(0, len(content), width):
             with path.open("rb") as file:
                 read = stretch_reader("x", file, Stretch(start, min(start + width, len(content))))
-                found += b"".join(map(bytes, blocks_of(read)))
+                found += b"".join(map(bytes, blocks_of(read, "x")))
         assert found == content
 
 
@@ -113,7 +113,7 @@ def test_a_long_record_is_one_block_though_it_is_read_in_many(tmp_path: Path) ->
     path = tmp_path / "x.fa"
     path.write_bytes(b">a\n" + b"ACGT\n" * 50_000 + b">b\nA")
     with opened(str(path)) as file:
-        sizes = [len(raw) for raw in blocks_of(lambda _: reader("x", file)(100))]
+        sizes = [len(raw) for raw in blocks_of(lambda _: reader("x", file)(100), "x")]
     assert sizes == [250_003, 4]
 
 
