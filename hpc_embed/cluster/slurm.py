@@ -144,6 +144,8 @@ def parse_ranges(text: str) -> list[int]:
         if int(last or first) >= MAX_SHARDS:
             raise ValueError(f"{part!r} is beyond {MAX_SHARDS:,} shards")
         numbers += range(int(first), int(last or first) + 1)
+        if len(numbers) > MAX_SHARDS:
+            raise ValueError(f"more than {MAX_SHARDS:,} shards")
     return numbers
 
 

@@ -53,8 +53,14 @@ class Submission:
         return parse_ranges(self.tasks[task]) if task < len(self.tasks) else []
 
     def shards(self) -> set[int]:
-        """Shards of all elements."""
-        return {shard for task in range(len(self.tasks)) for shard in self.shards_of(task)}
+        """Shards of all elements; ValueError for one that two elements have."""
+        found: set[int] = set()
+        for task in range(len(self.tasks)):
+            own = self.shards_of(task)
+            if len(set(own)) < len(own) or not found.isdisjoint(own):
+                raise ValueError(f"element {task} has shards that are given already")
+            found.update(own)
+        return found
 
     def write(self, layout: RunLayout) -> None:
         """Publish it."""
@@ -101,7 +107,7 @@ def read_submission(layout: RunLayout, token: str) -> Submission:
         if not _is_well_formed(submission) or submission.token != token:
             raise ValueError("it says what no submission of that name does")
         submission.shards()  # ranges and nothing else
-    except (FileNotFoundError, ValueError, TypeError, KeyError) as error:
+    except (FileNotFoundError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise RunConflict(
             f"{path}: not a whole submission ({error}).",
             remedy=f"If none of its jobs are queued (their scripts lie in {layout.logs / token}), remove the file.",
@@ -121,7 +127,7 @@ def _is_well_formed(submission: Submission) -> bool:
     )
     return (
         all(isinstance(text, str) for text in texts)
-        and (not submission.job or submission.job.isdecimal())
+        and (not submission.job or (submission.job.isascii() and submission.job.isdecimal()))
         and type(submission.user_id) is int
         and type(submission.submitted) in (int, float)
     )

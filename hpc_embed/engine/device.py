@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +34,7 @@ _CGROUP_LIMITS = (
 
 
 def find_device(device_id: int | str) -> torch.device:
-    """The torch device of a GPU index or `cpu`; EnvironmentFault where it is not there."""
+    """The torch device of a GPU index or `cpu`; EnvironmentFault where it is not there, or torch has no code for it."""
     if device_id == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available() or int(device_id) >= torch.cuda.device_count():
@@ -42,8 +43,41 @@ def find_device(device_id: int | str) -> torch.device:
             remedy="Check the driver with `hpc-embed doctor`, or choose the CPU.",
         )
     device = torch.device("cuda", int(device_id))
+    if not has_code(device):
+        raise EnvironmentFault(
+            f"GPU {device_id}, {describe(device)}: {_without_code(device)}.",
+            remedy="Ask Slurm for another GPU (--constraint or --gres), or install a torch that is built for this one.",
+        )
     torch.cuda.set_device(device)
     return device
+
+
+def has_code(device: torch.device) -> bool:
+    """True where the installed torch was compiled for a GPU, or can compile what it brings for it.
+
+    Code for sm_XY runs on capability X.Y and later minors of the same major, code with a letter (sm_90a) on X.Y alone,
+    and compute_XY is translated by the driver for X.Y and all that came later (CUDA's compatibility rules). AMD's GPUs
+    are known by their names (gfx90a).
+    """
+    built_for = torch.cuda.get_arch_list()
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0] in built_for
+    major, minor = torch.cuda.get_device_capability(device)
+    for architecture in built_for:
+        found = re.fullmatch(r"(sm|compute)_(\d+)(\d)([a-z]?)", architecture)
+        if found is None:
+            return True  # a name that we do not know: let torch say
+        kind, letter, than = found[1], found[4], (int(found[2]), int(found[3]))
+        if than == (major, minor) or (not letter and than < (major, minor) and (kind == "compute" or than[0] == major)):
+            return True
+    return not built_for
+
+
+def _without_code(device: torch.device) -> str:
+    of = "this GPU"
+    if not torch.version.hip:
+        of = f"capability {'.'.join(map(str, torch.cuda.get_device_capability(device)))}"
+    return f"torch {torch.__version__} has no code for {of}, only for {', '.join(torch.cuda.get_arch_list())}"
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -145,6 +179,9 @@ def facts() -> list[tuple[str, bool, str]]:
     found: list[tuple[str, bool, str]] = []
     for index in range(torch.cuda.device_count()):
         device = torch.device("cuda", index)
+        if not has_code(device):
+            found.append((f"gpu {index}", False, f"{describe(device)}: {_without_code(device)}"))
+            continue
         capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
         precision = "BF16" if has_bf16(device) else "no BF16, FP32 instead"
         dtype = torch.bfloat16 if has_bf16(device) else torch.float32

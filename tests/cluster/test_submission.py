@@ -90,6 +90,10 @@ def test_two_submits_do_not_work_at_once(tmp_path: Path) -> None:
         ("submitted", "yesterday"),
         ("tasks", ["0-4000000000"]),
         ("tasks", ["0,x"]),
+        ("tasks", [",".join(["0-99999"] * 100_000)]),
+        ("tasks", ["0-99999"] * 100_000),
+        ("tasks", ["0-2", "2"]),
+        ("job", "\u0663"),
         ("host", 3),
     ],
 )
@@ -101,3 +105,10 @@ def test_what_somebody_else_may_have_written_is_refused(name: str, value: object
     path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
     with pytest.raises(RunConflict, match="not a whole submission"):
         read_submission(layout, made.token)
+
+
+def test_nesting_without_end_is_no_submission(layout: RunLayout) -> None:
+    layout.submissions.mkdir(parents=True, exist_ok=True)
+    (layout.submissions / "t.json").write_text("[" * 100_000)
+    with pytest.raises(RunConflict, match="not a whole submission"):
+        read_submission(layout, "t")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from hpc_embed.engine import device, processor
-from hpc_embed.engine.device import choose_precision
+from hpc_embed.engine.device import choose_precision, facts, find_device
 from hpc_embed.errors import EnvironmentFault
 from tests.engine.references import CPU
 
@@ -41,3 +43,59 @@ def test_bf16_is_taken_where_the_processor_has_it(flag: str, monkeypatch: pytest
 )
 def test_out_of_memory_is_known_in_every_library_s_words(error: Exception, is_one: bool) -> None:
     assert device.is_out_of_memory(error) is is_one
+
+
+def fake_gpu(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], built_for: list[str], name: str | None = None
+) -> None:
+    """Torch's answers for a GPU that is not there."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a fake GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: built_for)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1 << 30, 2 << 30))
+    monkeypatch.setattr(torch.version, "hip", None if name is None else "7.0")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(gcnArchName=name))
+
+
+BUILT_FOR = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "built_for", "has_code"),
+    [
+        ((7, 0), BUILT_FOR, False),  # V100
+        ((7, 5), BUILT_FOR, True),
+        ((8, 0), BUILT_FOR, True),
+        ((8, 9), BUILT_FOR, True),  # by sm_86: the same major
+        ((8, 0), ["sm_86"], False),
+        ((9, 0), ["sm_90a"], True),
+        ((9, 1), ["sm_90a"], False),
+        ((10, 3), ["sm_90", "sm_100"], True),
+        ((11, 0), ["sm_90", "sm_100"], False),
+        ((13, 0), [*BUILT_FOR, "compute_120"], True),  # translated by the driver
+        ((7, 0), ["compute_75"], False),
+        ((9, 0), [], True),  # torch does not say
+    ],
+)
+def test_a_gpu_that_torch_has_no_code_for_is_told_before_the_first_kernel(
+    capability: tuple[int, int], built_for: list[str], has_code: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_gpu(monkeypatch, capability, built_for)
+    if has_code:
+        assert find_device("0") == torch.device("cuda", 0)
+        return
+    words = f"a fake GPU: torch .* has no code for capability {capability[0]}.{capability[1]}, only for {built_for[0]}"
+    with pytest.raises(EnvironmentFault, match=f"{words}.*Ask Slurm for another GPU"):
+        find_device(0)
+    name, is_well, detail = facts()[0]
+    assert (name, is_well) == ("gpu 0", False)
+    assert "has no code for" in detail
+
+
+@pytest.mark.parametrize(("name", "has_code"), [("gfx90a:sramecc+:xnack-", True), ("gfx906", False)])
+def test_amds_gpus_are_known_by_name(name: str, has_code: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_gpu(monkeypatch, (9, 0), ["gfx90a", "gfx942"], name)
+    assert device.has_code(torch.device("cuda", 0)) is has_code

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save
 
 from hpc_embed.cli import main
+from hpc_embed.cluster.submission import read_submissions
 from hpc_embed.engine.checkpoints import read_weights
 from hpc_embed.errors import HpcEmbedError
 from hpc_embed.reading.index import Index
@@ -40,7 +41,7 @@ from tests.torture.storage import FaultyStorage
 
 NAMES = (
     *("fasta", "gzip", "zstd", "fastq", "table", "settings", "plan", "marker", "output", "shard"),
-    *("dataset facts", "dataset index", "safetensors", "config"),
+    *("dataset facts", "dataset index", "safetensors", "config", "submission"),
 )
 CODES = {0, 2, 3, 4, 5, 6}
 CONFIG = {
@@ -55,6 +56,11 @@ CONFIG = {
 FASTQ = b"@r1 x\nACGT\nAC\n+\nIIII\n@I\n@r2\n\n+r2\n\n@r3\nAC-NU\n+\n+++++\n"
 TABLE = b'id,seq,note\na,MK,"x, y"\n"b ""c""","M\nK",\n\nd,,z\n'
 SETTINGS = b"fasta: in.fa\nmodel: aa_composition\nnum_shards: 2\nmax-residues: 20\nsetup: [a, b]\nsbatch: {x: y}\n"
+
+SUBMISSION = (
+    b'{"token": "t-1", "job": "12", "tasks": ["0-2,4", "3"], "job_name": "n", "cluster": "c", "user_id": 1000,'
+    b' "user": "u", "host": "h", "submitted": 1.5}'
+)
 
 
 class Parser(NamedTuple):
@@ -92,6 +98,7 @@ def parsers(folder: Path) -> dict[str, Parser]:
         "dataset facts": Parser(layout.dataset_facts.read_bytes(), lambda content: _facts(layout, content)),
         "dataset index": Parser(layout.dataset_index.read_bytes(), lambda content: _index(folder / "i.npz", content)),
         "safetensors": Parser(weights, lambda content: _weights(folder / "w.safetensors", content)),
+        "submission": Parser(SUBMISSION, lambda content: _submission(folder / "submitted", content)),
         "config": Parser(json.dumps(CONFIG).encode(), lambda content: _config(checkpoint, content)),
     }
 
@@ -201,3 +208,15 @@ def _config(folder: Path, content: bytes) -> None:
         model, _ = pin_model(str(folder), None, None)
         assert model.dimension > 0
         assert model.max_residues is None or model.max_residues > 0
+
+
+def _submission(root: Path, content: bytes) -> None:
+    layout = RunLayout(root)
+    layout.submissions.mkdir(parents=True, exist_ok=True)
+    (layout.submissions / "t-1.json").write_bytes(content)
+    whole, damaged = read_submissions(layout)
+    assert len(whole) + len(damaged) == 1
+    for submission in whole:
+        assert submission.token == "t-1"
+        assert not submission.job or submission.job.isdecimal()
+        assert all(type(shard) is int and shard >= 0 for shard in submission.shards())
