@@ -53,13 +53,14 @@ class Submission:
         return parse_ranges(self.tasks[task]) if task < len(self.tasks) else []
 
     def shards(self) -> set[int]:
-        """Shards of all elements; ValueError for one that two elements have."""
+        """Shards of all elements; ValueError for one that is given twice."""
         found: set[int] = set()
         for task in range(len(self.tasks)):
             own = self.shards_of(task)
-            if len(set(own)) < len(own) or not found.isdisjoint(own):
-                raise ValueError(f"element {task} has shards that are given already")
+            num_wanted = len(found) + len(own)
             found.update(own)
+            if len(found) < num_wanted:
+                raise ValueError(f"element {task} has shards that are given already")
         return found
 
     def write(self, layout: RunLayout) -> None:

@@ -55,9 +55,9 @@ def find_device(device_id: int | str) -> torch.device:
 def has_code(device: torch.device) -> bool:
     """True where the installed torch was compiled for a GPU, or can compile what it brings for it.
 
-    Code for sm_XY runs on capability X.Y and later minors of the same major, code with a letter (sm_90a) on X.Y alone,
-    and compute_XY is translated by the driver for X.Y and all that came later (CUDA's compatibility rules). AMD's GPUs
-    are known by their names (gfx90a).
+    Code for sm_XY runs on capability X.Y and later minors of the same major, sm_XYf too; sm_XYa on X.Y alone; and
+    compute_XY is translated by the driver for X.Y and all that came later (CUDA's compatibility rules). AMD's GPUs are
+    known by their names (gfx90a).
     """
     built_for = torch.cuda.get_arch_list()
     if torch.version.hip:
@@ -67,17 +67,20 @@ def has_code(device: torch.device) -> bool:
         found = re.fullmatch(r"(sm|compute)_(\d+)(\d)([a-z]?)", architecture)
         if found is None:
             return True  # a name that we do not know: let torch say
-        kind, letter, than = found[1], found[4], (int(found[2]), int(found[3]))
-        if than == (major, minor) or (not letter and than < (major, minor) and (kind == "compute" or than[0] == major)):
+        kind, letter, of = found[1], found[4], (int(found[2]), int(found[3]))
+        goes_on = letter != "a" and (of[0] == major or (kind == "compute" and not letter))
+        if of == (major, minor) or (goes_on and of < (major, minor)):
             return True
     return not built_for
 
 
 def _without_code(device: torch.device) -> str:
-    of = "this GPU"
-    if not torch.version.hip:
-        of = f"capability {'.'.join(map(str, torch.cuda.get_device_capability(device)))}"
+    of = "this GPU" if torch.version.hip else f"capability {_capability(device)}"
     return f"torch {torch.__version__} has no code for {of}, only for {', '.join(torch.cuda.get_arch_list())}"
+
+
+def _capability(device: torch.device) -> str:
+    return ".".join(map(str, torch.cuda.get_device_capability(device)))
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -182,12 +185,11 @@ def facts() -> list[tuple[str, bool, str]]:
         if not has_code(device):
             found.append((f"gpu {index}", False, f"{describe(device)}: {_without_code(device)}"))
             continue
-        capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
         precision = "BF16" if has_bf16(device) else "no BF16, FP32 instead"
         dtype = torch.bfloat16 if has_bf16(device) else torch.float32
         back_ends = ", ".join(available_back_ends(device, 64, dtype))
         free = format_bytes(free_bytes(device))
-        detail = f"{describe(device)}, capability {capability}, {precision}, {free} free, {back_ends}"
+        detail = f"{describe(device)}, capability {_capability(device)}, {precision}, {free} free, {back_ends}"
         found.append((f"gpu {index}", True, detail))
     if not found:
         found.append(("gpu", False, f"torch {torch.__version__} sees none; hpc-embed runs on the CPU"))

@@ -74,6 +74,8 @@ BUILT_FOR = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
         ((9, 0), ["sm_90a"], True),
         ((9, 1), ["sm_90a"], False),
         ((10, 3), ["sm_90", "sm_100"], True),
+        ((10, 3), ["sm_100f"], True),
+        ((11, 0), ["sm_100f", "compute_100f"], False),
         ((11, 0), ["sm_90", "sm_100"], False),
         ((13, 0), [*BUILT_FOR, "compute_120"], True),  # translated by the driver
         ((7, 0), ["compute_75"], False),

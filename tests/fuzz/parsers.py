@@ -56,7 +56,6 @@ CONFIG = {
 FASTQ = b"@r1 x\nACGT\nAC\n+\nIIII\n@I\n@r2\n\n+r2\n\n@r3\nAC-NU\n+\n+++++\n"
 TABLE = b'id,seq,note\na,MK,"x, y"\n"b ""c""","M\nK",\n\nd,,z\n'
 SETTINGS = b"fasta: in.fa\nmodel: aa_composition\nnum_shards: 2\nmax-residues: 20\nsetup: [a, b]\nsbatch: {x: y}\n"
-
 SUBMISSION = (
     b'{"token": "t-1", "job": "12", "tasks": ["0-2,4", "3"], "job_name": "n", "cluster": "c", "user_id": 1000,'
     b' "user": "u", "host": "h", "submitted": 1.5}'
