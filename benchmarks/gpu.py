@@ -30,10 +30,10 @@ import torch
 
 from benchmarks import measuring
 from benchmarks.measuring import Answer, Figure, Table, Windows
-from hpc_embed.engine.chains import can_compile
 from hpc_embed.engine.device import measure_token_budget, peak_bytes, reset_peak
 from hpc_embed.engine.embedding import Encoder, embed_windows
 from hpc_embed.engine.encoder import Encoder as PackedEncoder
+from hpc_embed.engine.fusion import why_plain
 from hpc_embed.engine.packing import pack
 from hpc_embed.engine.references import REFERENCES, Reference, esm2_reference
 from hpc_embed.engine.transfers import to_host
@@ -83,7 +83,7 @@ def answer(models: list[str], device: torch.device, num_windows: int, seconds: f
             print(" | ".join(row), flush=True)
     note = (
         f"Measured in this run: matmul peak {peak / 1e12:.0f} TFLOP/s in BF16, memory {rate / 1e12:.2f} TB/s. "
-        f"Chains of element-wise steps {'compiled' if can_compile() else 'not compiled'}."
+        f"Chains of element-wise steps: {why_plain() or 'in Triton'}."
     )
     headings = ("model", "way", "tokens/s", "of matmul peak", "of memory bound", "wanted", "host", "peak memory")
     return Answer([parity, Table("Times", headings, rows, note)], figures)

@@ -91,6 +91,11 @@ def no_permission(error: PermissionError, place: object = ".") -> EnvironmentFau
     )
 
 
+def in_one_line(error: BaseException) -> str:
+    """The kind of an error of somebody else's, and the first line of what it says."""
+    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The beginning of a remedy, `Did you mean model? `; empty where nothing is near."""
     close = get_close_matches(name, list(known), n=1)

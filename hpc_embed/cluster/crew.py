@@ -25,7 +25,14 @@ from typing import NamedTuple
 
 from hpc_embed.cluster.signals import signals_held
 from hpc_embed.cluster.spawning import no_main
-from hpc_embed.errors import FULL_DISK_REMEDY, EnvironmentFault, HpcEmbedError, Interrupted, is_full_disk
+from hpc_embed.errors import (
+    FULL_DISK_REMEDY,
+    EnvironmentFault,
+    HpcEmbedError,
+    Interrupted,
+    in_one_line,
+    is_full_disk,
+)
 from hpc_embed.progress import (
     BatchDone,
     BudgetHalved,
@@ -161,6 +168,8 @@ class Crew:
                 member.is_ready = True
                 if not self._ready_said:
                     note(f"{event.device}: {event.precision}, batches of {event.token_budget:,} tokens")
+                    for each in event.notes:
+                        note(f"{event.device}: {each}")
                 self._ready_said = True
             case ShardStarted():
                 member.current = event.shard
@@ -316,7 +325,7 @@ def _work(
         if is_full_disk(error):
             fault = EnvironmentFault(f"{assignment.outputs.parent}: no space left.", remedy=FULL_DISK_REMEDY)
             _end(events, WorkerFailed(str(fault), "", fault.exit_code))
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = in_one_line(error)
         _end(events, WorkerFailed(reason, traceback.format_exc(), 1))
 
 

@@ -1,11 +1,15 @@
 """Attention over packed rows: each token sees the tokens of its own window and no others.
 
-back end   where            bias
-kernel     CPU, x86-64      none, ALiBi, table    kernels/attention.c, rotary positions included
-sdpa       everywhere       none, ALiBi, table    windows of one length together
-varlen     CUDA             none                  torch.nn.attention.varlen, one launch for all windows
-flash      CUDA, package    none, ALiBi           flash_attn's variable-length kernel with alibi_slopes
-flex       CUDA             none, ALiBi, table    FlexAttention with a document mask, compiled
+back end       where            bias
+kernel         CPU, x86-64      none, ALiBi, table    kernels/attention.c, rotary positions included
+triton         GPU, compiler    none, ALiBi, table    gpu_attention.py, tiles within windows
+varlen         CUDA             none                  torch.nn.attention.varlen, one launch for all windows
+varlen-split   CUDA             none                  the same where it cannot be told to add up in one piece
+flash          CUDA, package    none, ALiBi           flash_attn's variable-length kernel with alibi_slopes
+flex           GPU, compiler    none, ALiBi, table    FlexAttention with a document mask, compiled
+sdpa           everywhere       none, ALiBi, table    windows of one length together
+
+Which of them run is looked up, and whether they compute what SDPA does is tried before the first batch.
 """
 
 # T = packed tokens, H = heads, K = head dimension, R = windows of one length, n = their tokens
@@ -19,29 +23,39 @@ from functools import cache
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from hpc_embed.engine import kernel
-from hpc_embed.engine.batches import PackedBatch
+from hpc_embed.engine.batches import PackedBatch, make_batch
 from hpc_embed.engine.biases import Alibi, Bias, BiasKind
-from hpc_embed.engine.chains import can_compile, fused
+from hpc_embed.engine.fusion import why_plain
 from hpc_embed.engine.rotary import Rotary
+from hpc_embed.errors import in_one_line
 
 Attend = Callable[[Tensor, Rotary | None, PackedBatch], Tensor]
 """q, k, v in one [T, 3, H, K] with the scale already in q, the rotary positions that they are still to get, and
 their batch, to [T, H, K]."""
 FLEX_BLOCK = 128
 """Tokens of a block in FlexAttention's mask."""
+LARGEST_TRITON_HEAD = 128
+TRIAL_LENGTHS = (3, 300, 64, 1, 129, 17, 65)
+LARGEST_DIFFERENCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
+"""Of a trial from SDPA in float32, relative to the largest number; another order of adding stays far below it."""
 
 
 def make_attention(name: str, bias: Bias | None = None) -> Attend:
     """One back end by name."""
     if name == "kernel":
         return lambda qkv, rotary, batch: kernel.attend(qkv, rotary, batch, bias)
-    if name == "varlen":
-        return _varlen
+    if name == "triton":
+        from hpc_embed.engine.gpu_attention import TritonAttention
+
+        return TritonAttention(bias)
+    if name in ("varlen", "varlen-split"):
+        return lambda qkv, rotary, batch: _varlen(qkv, rotary, batch, in_one_piece=name == "varlen")
     if name == "flash":
         assert bias is None or isinstance(bias, Alibi)
         slopes_H = None if bias is None else bias.slopes_H
@@ -57,12 +71,40 @@ def available_back_ends(
     """Back ends that can run here, the fastest first, found by looking for what they need."""
     if device.type != "cuda":
         return ["kernel", "sdpa"] if kernel.takes(head_dim) else ["sdpa"]
-    flex = ["flex"] if _has("torch.nn.attention.flex_attention") and can_compile() else []
+    compiles = why_plain() is None
+    triton = ["triton"] if compiles and head_dim <= LARGEST_TRITON_HEAD else []
+    flex = ["flex"] if compiles and _has("torch.nn.attention.flex_attention") else []
     if dtype == torch.float32:  # the others multiply in half precision only
-        return ["sdpa", *flex]
-    varlen = ["varlen"] if bias is None and _find_varlen() is not None else []
+        return [*triton, *flex, "sdpa"]
+    varlen = _varlen_names() if bias is None else []
     flash = ["flash"] if bias != "table" and _has("flash_attn") else []
-    return [*varlen, *flash, *flex, "sdpa"]
+    return [*triton, *varlen, *flash, *flex, "sdpa"]
+
+
+@torch.inference_mode()
+def why_not(
+    attend: Attend,
+    num_heads: int,
+    head_dim: int,
+    rotary: Callable[[PackedBatch], Rotary | None],
+    bias: Bias | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> str | None:
+    """What is wrong with a back end on this device, None for nothing: its result for a few windows beside SDPA's."""
+    batch = make_batch([np.full(length, 5, dtype=np.int32) for length in TRIAL_LENGTHS], device)
+    generator = torch.Generator().manual_seed(0)
+    qkv_T3HK = torch.randn(batch.num_tokens, 3, num_heads, head_dim, generator=generator)
+    qkv_T3HK = (qkv_T3HK * head_dim**-0.25).to(device, dtype)
+    expected_THK = _sdpa(qkv_T3HK.float(), rotary(batch), batch, bias)
+    try:
+        found_THK = attend(qkv_T3HK, rotary(batch), batch).float()
+        difference = float((found_THK - expected_THK).abs().max() / expected_THK.abs().max())
+    except Exception as error:  # a library's own, whatever it is: the next back end does not need it
+        return in_one_line(error)
+    if not difference <= LARGEST_DIFFERENCE[dtype]:  # so that NaN counts
+        return f"differs from SDPA by {difference:.1e}"
+    return None
 
 
 @cache
@@ -114,16 +156,25 @@ def _find_varlen() -> Callable[..., Any] | None:
 def _varlen_options() -> dict[str, object]:
     """Options that this torch's varlen_attn has: the scale is in q already, and one split is batch-invariant."""
     varlen = _find_varlen()
-    assert varlen is not None
+    if varlen is None:
+        return {}
     wanted: dict[str, object] = {"scale": 1.0, "num_splits": 1}
     return {name: value for name, value in wanted.items() if name in inspect.signature(varlen).parameters}
 
 
-def _varlen(qkv_T3HK: Tensor, rotary: Rotary | None, batch: PackedBatch) -> Tensor:
+def _varlen_names() -> list[str]:
+    if _find_varlen() is None:
+        return []
+    return ["varlen", "varlen-split"] if "num_splits" in _varlen_options() else ["varlen"]
+
+
+def _varlen(qkv_T3HK: Tensor, rotary: Rotary | None, batch: PackedBatch, *, in_one_piece: bool) -> Tensor:
     varlen = _find_varlen()
     assert varlen is not None
     q_THK, k_THK, v_THK = _separate(qkv_T3HK, rotary)
-    options = _varlen_options()
+    options = dict(_varlen_options())
+    if not in_one_piece:
+        options.pop("num_splits", None)
     if "scale" not in options:  # it would divide by sqrt(K) once more
         q_THK = q_THK * q_THK.shape[-1] ** 0.5
     starts, longest = batch.starts_B1, batch.max_length
@@ -143,21 +194,39 @@ def _flash(qkv_T3HK: Tensor, rotary: Rotary | None, batch: PackedBatch, slopes_H
 
 
 class FlexAttention:
-    """FlexAttention with a document mask, which is made once for each batch and handed to every layer."""
+    """FlexAttention with a document mask, which is made once for each batch and handed to every layer.
+
+    Queries, keys and values are cut out within what is compiled, so that they are read 16 bytes at a time; blocks of
+    64 leave no register to spill with ALiBi. A batch is filled up to whole blocks, two at least: for less, another
+    form would be compiled.
+    """
 
     def __init__(self, bias: Bias | None) -> None:
         self._score_mod = None if bias is None else _score_mod(bias)
         self._batch: PackedBatch | None = None
         self._mask: Any = None
+        self._compiled: Callable[..., Tensor] | None = None
 
     def __call__(self, qkv_T3HK: Tensor, rotary: Rotary | None, batch: PackedBatch) -> Tensor:
-        from torch.nn.attention import flex_attention as module
-
         if batch is not self._batch:
             self._batch, self._mask = batch, document_mask(batch)
-        attend: Callable[..., Any] = fused(module.flex_attention, qkv_T3HK.device.type)
-        q, k, v = (x_THK.transpose(0, 1)[None] for x_THK in _separate(qkv_T3HK, rotary))
-        out: Any = attend(q, k, v, score_mod=self._score_mod, block_mask=self._mask, scale=1.0)
+        if self._compiled is None:  # past a limit of recompilations torch would silently make scores of T * T
+            self._compiled = torch.compile(self._attend, fullgraph=True) if qkv_T3HK.is_cuda else self._attend
+        if rotary is not None:
+            qkv_T3HK = torch.cat((rotary.rotated(qkv_T3HK[:, :2]), qkv_T3HK[:, 2:]), dim=1)
+        num_more = self._mask.seq_lengths[0] - batch.num_tokens
+        filled_S3HK = pad(qkv_T3HK, (0, 0, 0, 0, 0, 0, 0, num_more))
+        with torch._dynamo.config.patch(recompile_limit=64):
+            return self._compiled(filled_S3HK, self._mask)[: batch.num_tokens]
+
+    def _attend(self, qkv_S3HK: Tensor, mask: Any) -> Tensor:
+        from torch.nn.attention.flex_attention import flex_attention
+
+        q, k, v = (x_SHK.transpose(0, 1)[None] for x_SHK in qkv_S3HK.unbind(1))
+        options = {"BLOCK_M": 64, "BLOCK_N": 64} if qkv_S3HK.is_cuda else None
+        out: Any = flex_attention(
+            q, k, v, score_mod=self._score_mod, block_mask=mask, scale=1.0, kernel_options=options
+        )
         result: Tensor = out[0].transpose(0, 1)
         return result
 
@@ -169,20 +238,23 @@ def _score_mod(bias: Bias) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor],
 def document_mask(batch: PackedBatch) -> Any:
     """Block mask of packed windows from where they start: a dense mask of T * T would not fit.
 
-    A block of queries sees the blocks of keys from its first token's window to the end of its last token's.
+    A block of queries sees the blocks of keys from its first token's window to the end of its last token's. What
+    fills the last block is one more window.
     """
     from torch.nn.attention.flex_attention import BlockMask
 
-    window_T, num_tokens = batch.window_of_token_T, batch.num_tokens
-    num_blocks = -(-num_tokens // FLEX_BLOCK)
-    blocks_Q = torch.arange(num_blocks, device=window_T.device)
-    first_Q = batch.starts_B1[window_T[blocks_Q * FLEX_BLOCK]] // FLEX_BLOCK
-    ends_Q = (blocks_Q * FLEX_BLOCK + FLEX_BLOCK - 1).clamp_max(num_tokens - 1)
-    last_Q = (batch.starts_B1[window_T[ends_Q] + 1] - 1) // FLEX_BLOCK
+    num_blocks = max(2, -(-batch.num_tokens // FLEX_BLOCK))
+    num_tokens = num_blocks * FLEX_BLOCK
+    num_more = num_tokens - batch.num_tokens
+    window_S = pad(batch.window_of_token_T, (0, num_more), value=batch.num_windows)
+    starts_B2 = pad(batch.starts_B1, (0, 1), value=num_tokens)
+    blocks_Q = torch.arange(num_blocks, device=window_S.device)
+    first_Q = starts_B2[window_S[blocks_Q * FLEX_BLOCK]] // FLEX_BLOCK
+    last_Q = (starts_B2[window_S[blocks_Q * FLEX_BLOCK + FLEX_BLOCK - 1] + 1] - 1) // FLEX_BLOCK
     indices_QB = (first_Q[:, None] + blocks_Q).clamp_max(num_blocks - 1)
 
     def same_window(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        return window_T[i] == window_T[j]
+        return window_S[i] == window_S[j]
 
     mask: Any = BlockMask.from_kv_blocks(
         (last_Q - first_Q + 1)[None, None].int(),

@@ -1,7 +1,7 @@
-"""Chains of element-wise steps between the products: one pass over memory each on a GPU, where they are compiled.
+"""Chains of element-wise steps between the products: one pass over memory each on a GPU, where it has their twins.
 
-Each is written once, plainly. torch.compile fuses it there; a CPU, and a GPU node without what Triton needs (it
-wants a C compiler), runs it as it stands.
+Each is written here, plainly, and has a twin in Triton (gpu_chains.py). A CPU, and a GPU node without what Triton
+needs (it wants a C compiler), runs it as it stands.
 """
 
 # T = packed tokens, H = heads, K = head dimension, W = H * K, D = hidden, F = feed-forward
@@ -9,17 +9,13 @@ wants a C compiler), runs it as it stands.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, partial
-from typing import Any, ParamSpec, TypeVar
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, relu, rms_norm, silu
 
 from hpc_embed.families.family import Activation
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 def rotate(qk_T2HK: Tensor, cosines_T11K: Tensor, sines_T11K: Tensor) -> Tensor:
@@ -75,33 +71,3 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "relu": relu,
 }
 """GELU is the exact one; T5's gated feed-forward has the approximation by tanh."""
-
-
-def fused(chain: Callable[P, R], device_type: str) -> Callable[P, R]:
-    """The chain compiled where that can be done, else itself."""
-    if device_type != "cuda" or not can_compile():
-        return chain
-    compiled: Callable[P, R] = _compiled(chain)
-    return compiled
-
-
-@cache
-def _compiled(chain: Callable[..., Any]) -> Callable[..., Any]:
-    compiled: Callable[..., Any] = torch.compile(chain, dynamic=True)
-    return compiled
-
-
-@cache
-def can_compile() -> bool:
-    """True where torch.compile makes a kernel for this machine's GPU, tried on a small one."""
-    if not torch.cuda.is_available():
-        return False
-    try:
-        torch.compile(_trial)(torch.ones(8, device="cuda"))
-    except (RuntimeError, ImportError, OSError):  # no Triton, no C compiler, too old a GPU
-        return False
-    return True
-
-
-def _trial(x: Tensor) -> Tensor:
-    return x * 2 + 1

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file as load_safetensors
 from torch import Tensor
 
-from hpc_embed.errors import EnvironmentFault
+from hpc_embed.errors import EnvironmentFault, in_one_line
 
 PREFIXES = ("module.", "esm.", "esmc.", "bert.", "model.")
 OLD_NAMES = {".gamma": ".weight", ".beta": ".bias"}
@@ -27,9 +27,8 @@ def read_weights(files: list[Path]) -> dict[str, Tensor]:
         try:
             weights.update(_read_file(path))
         except (SafetensorError, OSError, ValueError, RuntimeError, EOFError, KeyError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise EnvironmentFault(
-                f"{path}: cannot be read ({reason}).", remedy="Fetch the checkpoint again."
+                f"{path}: cannot be read ({in_one_line(error)}).", remedy="Fetch the checkpoint again."
             ) from error
     return weights
 

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from hpc_embed.engine import chains, processor
-from hpc_embed.engine.chains import activated, fused
+from hpc_embed.engine.chains import activated
+from hpc_embed.engine.fusion import fused
 from hpc_embed.families.family import Activation
 
 STEPS: dict[Activation, tuple[str, str]] = {

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
-from hpc_embed.engine.attention import available_back_ends, make_attention
+from hpc_embed.engine.attention import available_back_ends, make_attention, why_not
 from hpc_embed.engine.batches import PackedBatch
 from hpc_embed.engine.layers import Assembly, Layer
 from hpc_embed.engine.rotary import Rotary
@@ -47,11 +47,22 @@ class Encoder:
         assembly.finish()
         kind = None if self.bias is None else self.bias.kind
         self.attention_back_ends = available_back_ends(device, shape.head_dim, self._dtype, bias=kind)
-        self.use_attention(self.attention_back_ends[0])
+        self.dropped: dict[str, str] = {}
+        """Back ends that failed where they were tried, and how."""
+        for name in self.attention_back_ends:
+            self.use_attention(name)
+            if name == self.attention_back_ends[-1] or (reason := self._why_not()) is None:
+                break
+            self.dropped[name] = reason
 
     def use_attention(self, name: str) -> None:
         """Use one of `attention_back_ends`, the first of which is the one at first."""
         self.attention_name, self._attend = name, make_attention(name, self.bias)
+
+    def _why_not(self) -> str | None:
+        """What is wrong with the back end in use here."""
+        sizes = self.shape.num_heads, self.shape.head_dim
+        return why_not(self._attend, *sizes, self._rotary, self.bias, self._device, self._dtype)
 
     def __call__(self, batch: PackedBatch, layer: int) -> Tensor:
         """Hidden states [T, D] in float32 after `layer` layers, 0 for the embeddings; with the final norm after

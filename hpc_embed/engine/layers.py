@@ -12,8 +12,8 @@ from torch import Tensor
 
 from hpc_embed.engine import chains
 from hpc_embed.engine.biases import Alibi, Bias, DistanceTable, alibi_slopes, bucket_of_distances
-from hpc_embed.engine.chains import fused
 from hpc_embed.engine.dense import Dense
+from hpc_embed.engine.fusion import fused
 from hpc_embed.engine.norm import Norm
 from hpc_embed.engine.weights import Weights, inverse_frequencies
 from hpc_embed.families.family import Activation, Family, Shape

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from hpc_embed.engine.chains import add_norm, fused, norm_of_sum, normed
+from hpc_embed.engine.chains import add_norm, norm_of_sum, normed
 from hpc_embed.engine.dense import Dense
+from hpc_embed.engine.fusion import fused
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from hpc_embed.engine.batches import make_batch
 from hpc_embed.engine.embedding import behind
 from hpc_embed.engine.pooling import pool
 from hpc_embed.engine.transfers import to_device
-from hpc_embed.errors import EnvironmentFault
+from hpc_embed.errors import EnvironmentFault, in_one_line
 from hpc_embed.families.family import Special
 from hpc_embed.registry import PER_TOKEN, WITH_SPECIAL
 from hpc_embed.run.outputs import Outputs
@@ -140,9 +140,9 @@ class NativeTokeniser:
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, ImportError, KeyError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise EnvironmentFault(
-                f"{folder}: transformers finds no tokenizer in it ({reason}).", remedy="Fetch the checkpoint again."
+                f"{folder}: transformers finds no tokenizer in it ({in_one_line(error)}).",
+                remedy="Fetch the checkpoint again.",
             ) from error
         self.is_spaced = self._num_unknown(spaced=True) < self._num_unknown(spaced=False)
 
@@ -188,9 +188,8 @@ def _load(folder: Path) -> Any:
             folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise EnvironmentFault(
-            f"{folder}: transformers {transformers.__version__} cannot load it ({reason}).",
+            f"{folder}: transformers {transformers.__version__} cannot load it ({in_one_line(error)}).",
             remedy="Choose a model that it knows natively, or of `hpc-embed models`.",
         ) from error
     missing = [name for name in report["missing_keys"] if "pooler" not in name]

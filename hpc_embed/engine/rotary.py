@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from hpc_embed.engine.batches import PackedBatch
-from hpc_embed.engine.chains import fused, rotate
+from hpc_embed.engine.chains import rotate
+from hpc_embed.engine.fusion import fused
 
 
 class Rotary:

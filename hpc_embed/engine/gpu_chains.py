@@ -1,0 +1,156 @@
+"""The chains of element-wise steps on a GPU, in Triton: each one pass over memory, with the plain one as its twin.
+
+Sums are float32 and within a row: the bits of a row do not depend on its neighbours. Nothing is compiled for a
+number of tokens, so that one form of each serves every batch.
+"""
+
+# T = packed tokens, P = parts (queries, keys), H = heads, K = head dimension, W = H * K, D = hidden, F = feed-forward
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from hpc_embed.engine import chains
+from hpc_embed.engine.kernels import chains as kernels
+from hpc_embed.families.family import Activation
+
+TILE = 2048
+"""Numbers of a program's tile, more where one row has more."""
+LARGEST_DIFFERENCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+"""Of a twin from the plain one, relative to the largest number."""
+
+
+def rotate(qk_TPHK: Tensor, cosines_T11K: Tensor, sines_T11K: Tensor) -> Tensor:
+    """chains.rotate, of a view whose tokens are whole."""
+    num_tokens, num_parts, num_heads, head_dim = qk_TPHK.shape
+    assert qk_TPHK.stride()[1:] == (num_heads * head_dim, head_dim, 1)
+    out_TPHK = torch.empty(qk_TPHK.shape, dtype=qk_TPHK.dtype, device=qk_TPHK.device)
+    number, half = num_tokens * num_parts * num_heads, head_dim // 2
+    padded = triton.next_power_of_2(half)
+    rows = max(1, TILE // padded)
+    kernels.rotate[(triton.cdiv(number, rows),)](
+        *(qk_TPHK, cosines_T11K, sines_T11K, out_TPHK, qk_TPHK.stride(0), number),
+        HEADS=num_parts * num_heads,
+        HALF=half,
+        PADDED=padded,
+        ROWS=rows,
+    )
+    return out_TPHK
+
+
+def add_norm(
+    out_TD: Tensor, x_TD: Tensor, weight_D: Tensor, bias_D: Tensor | None, eps: float, is_rms: bool = False
+) -> tuple[Tensor, Tensor]:
+    """chains.add_norm."""
+    return _sum_and_norm(out_TD, x_TD, weight_D, bias_D, eps, is_rms, keeps_sum=True)
+
+
+def norm_of_sum(
+    out_TD: Tensor, x_TD: Tensor, weight_D: Tensor, bias_D: Tensor | None, eps: float, is_rms: bool = False
+) -> tuple[Tensor, Tensor]:
+    """chains.norm_of_sum."""
+    return _sum_and_norm(out_TD, x_TD, weight_D, bias_D, eps, is_rms, keeps_sum=False)
+
+
+def _sum_and_norm(
+    out_TD: Tensor,
+    x_TD: Tensor,
+    weight_D: Tensor,
+    bias_D: Tensor | None,
+    eps: float,
+    is_rms: bool,
+    keeps_sum: bool,
+) -> tuple[Tensor, Tensor]:
+    assert out_TD.is_contiguous() and x_TD.is_contiguous()
+    num_rows, width = x_TD.shape
+    stream_TD = torch.empty_like(x_TD)
+    normed_TD = torch.empty_like(out_TD)
+    padded, rows, warps = _tile_of(width)
+    kernels.norm_sum[(triton.cdiv(num_rows, rows),)](
+        *(out_TD, x_TD, weight_D, weight_D if bias_D is None else bias_D, stream_TD, normed_TD, num_rows, eps),
+        D=width,
+        PADDED=padded,
+        ROWS=rows,
+        IS_RMS=is_rms,
+        HAS_BIAS=bias_D is not None,
+        KEEPS_SUM=keeps_sum,
+        num_warps=warps,
+    )
+    return stream_TD, normed_TD
+
+
+def norm_queries_keys(qkv_T3W: Tensor, weight_2W: Tensor, eps: float) -> Tensor:
+    """chains.norm_queries_keys, written over its argument."""
+    assert qkv_T3W.is_contiguous()
+    num_tokens, _, width = qkv_T3W.shape
+    padded, rows, warps = _tile_of(width)
+    kernels.norm_parts[(triton.cdiv(num_tokens, rows), 2)](
+        *(qkv_T3W, weight_2W, num_tokens, eps), W=width, PADDED=padded, ROWS=rows, num_warps=warps
+    )
+    return qkv_T3W
+
+
+def gate(gate_TF: Tensor, value_TF: Tensor, activation: Activation = "gelu") -> Tensor:
+    """chains.gate."""
+    assert gate_TF.is_contiguous() and value_TF.is_contiguous()
+    out_TF = torch.empty_like(value_TF)
+    number = out_TF.numel()
+    kernels.gate[(triton.cdiv(number, TILE),)](gate_TF, value_TF, out_TF, number, ACTIVATION=activation, SIZE=TILE)
+    return out_TF
+
+
+TWINS: dict[str, Callable[..., Any]] = {
+    function.__name__: function for function in (rotate, add_norm, norm_of_sum, norm_queries_keys, gate)
+}
+"""By the names of the plain ones."""
+
+
+@torch.inference_mode()
+def differing() -> str | None:
+    """The twin that does not compute on this GPU what the plain one does, tried on a few rows; None for none.
+
+    Raises whatever Triton, the compiler or the driver do where there is something missing.
+    """
+    generator, device = torch.Generator().manual_seed(0), torch.device("cuda")
+    for dtype in (torch.bfloat16, torch.float32):
+        random = partial(_random, generator, device)
+        x_TD, weight_D, bias_D = random((70, 96)), random((96,)), random((96,))
+        out_TD, value_TD, qkv_T3W = (
+            random((70, 96)).to(dtype),
+            random((70, 96)).to(dtype),
+            random((70, 3, 96)).to(dtype),
+        )
+        cosines_T11K, sines_T11K = random((70, 1, 1, 12)).cos(), random((70, 1, 1, 12)).sin()
+        given: dict[str, tuple[Any, ...]] = {
+            "rotate": (qkv_T3W.view(70, 3, 4, 24)[:, :2], cosines_T11K, sines_T11K),
+            "add_norm": (out_TD, x_TD, weight_D, bias_D, 1e-5),
+            "norm_of_sum": (out_TD, x_TD, weight_D, None, 1e-5, True),
+            "gate": (out_TD, value_TD),
+            "norm_queries_keys": (qkv_T3W, random((2, 96)), 1e-5),  # the last, which writes over its argument
+        }
+        for name, arguments in given.items():
+            made = [_as_one(function(*arguments)) for function in (getattr(chains, name), TWINS[name])]
+            if not (made[0] - made[1]).abs().max() <= LARGEST_DIFFERENCE[dtype] * made[0].abs().max():
+                return name
+    return None
+
+
+def _random(generator: torch.Generator, device: torch.device, size: tuple[int, ...]) -> Tensor:
+    return torch.randn(size, generator=generator).to(device)
+
+
+def _as_one(made: Tensor | tuple[Tensor, ...]) -> Tensor:
+    return torch.cat([part.float().flatten() for part in (made if isinstance(made, tuple) else (made,))])
+
+
+def _tile_of(width: int) -> tuple[int, int, int]:
+    """Width of a row filled up, rows of a tile, and warps."""
+    padded = triton.next_power_of_2(width)
+    rows = max(1, TILE // padded)
+    return padded, rows, max(4, min(16, padded * rows // 512))
