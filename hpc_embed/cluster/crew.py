@@ -14,7 +14,6 @@ import queue
 import signal
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,15 +22,13 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import NamedTuple
 
+from hpc_embed.cluster.places import Place
 from hpc_embed.cluster.signals import signals_held
 from hpc_embed.cluster.spawning import no_main
+from hpc_embed.cluster.worker_process import POLL_SECONDS, SECONDS_TO_STOP, Assignment, work
 from hpc_embed.errors import (
-    FULL_DISK_REMEDY,
     EnvironmentFault,
-    HpcEmbedError,
     Interrupted,
-    in_one_line,
-    is_full_disk,
 )
 from hpc_embed.progress import (
     BatchDone,
@@ -43,31 +40,15 @@ from hpc_embed.progress import (
     ShardStarted,
     WorkerFailed,
     WorkerReady,
-    WorkerStopped,
     note,
 )
 from hpc_embed.run.markers import record_failure
-from hpc_embed.workers.base import BaseEmbeddingWorker
 
-POLL_SECONDS = 0.05
-SECONDS_TO_STOP = 60.0
-"""A worker that was asked to stop finishes its batch and publishes; after this it is killed."""
 SHARDS_AHEAD = 2
 """So that a worker need not wait for the next; only one at the end, where the others would idle."""
 RATE_WINDOW_SECONDS = 30.0
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 """Ctrl-C, scancel, and Slurm's warning before the time limit or a preemption."""
-
-
-class Assignment(NamedTuple):
-    """What every worker of a crew is told."""
-
-    worker: BaseEmbeddingWorker
-    outputs: Path
-    work: Path
-    fingerprint: str
-    token_budget: int | None
-    piece_seconds: float
 
 
 class CrewResult(NamedTuple):
@@ -82,7 +63,7 @@ class CrewResult(NamedTuple):
 class _Member:
     """One worker process and the shards in its hands."""
 
-    device: int | str
+    place: Place
     process: multiprocessing.process.BaseProcess
     todo: multiprocessing.Queue[Path | None]
     events: multiprocessing.Queue[Event]
@@ -97,9 +78,9 @@ class _Member:
 class Crew:
     """Runs shards on devices until each has finished or failed `max_tries` times."""
 
-    def __init__(self, assignment: Assignment, devices: Sequence[int | str], max_tries: int) -> None:
+    def __init__(self, assignment: Assignment, places: Sequence[Place], max_tries: int) -> None:
         self._assignment = assignment
-        self._devices = list(devices)
+        self._places = list(places)
         self._max_tries = max_tries
         self._context = multiprocessing.get_context("spawn")
         self._members: list[_Member] = []
@@ -118,7 +99,7 @@ class Crew:
         waiting = deque(shards)
         with _signals_noted() as received:
             try:
-                self._members = [self._start(device) for device in self._devices[: len(shards)]]
+                self._members = [self._start(place) for place in self._places[: len(shards)]]
                 while self._members:
                     for member in list(self._members):
                         self._feed(member, waiting)
@@ -131,15 +112,15 @@ class Crew:
                 self._kill()
         return CrewResult(self._finished, self._failed)
 
-    def _start(self, device: int | str) -> _Member:
+    def _start(self, place: Place) -> _Member:
         with no_main(), signals_held([signal.SIGUSR2]):  # it reaches the group, and kills what is still starting
             todo: multiprocessing.Queue[Path | None] = self._context.Queue()
             events: multiprocessing.Queue[Event] = self._context.Queue()
             process = self._context.Process(
-                target=_work, args=(self._assignment, device, todo, events), name=f"hpc-embed worker {device}"
+                target=work, args=(self._assignment, place, todo, events), name=f"hpc-embed worker {place.device}"
             )
             process.start()
-        return _Member(device, process, todo, events)
+        return _Member(place, process, todo, events)
 
     def _feed(self, member: _Member, waiting: deque[Path]) -> None:
         ahead = SHARDS_AHEAD if len(waiting) > len(self._members) else 1
@@ -177,7 +158,7 @@ class Crew:
             case BatchDone():
                 count.advance(event.num_residues, self._rate(event.num_tokens))
             case BudgetHalved():
-                note(f"out of memory on {member.device}: going on with {event.token_budget:,} tokens a batch")
+                note(f"out of memory on {member.place.device}: going on with {event.token_budget:,} tokens a batch")
             case ShardFinished():
                 self._finished.append(event.shard)
                 self._put_down(member, event.shard)
@@ -213,10 +194,10 @@ class Crew:
             self._false_starts += 1
             if self._false_starts >= self._max_tries:
                 raise EnvironmentFault(
-                    f"workers on {member.device} end before they are ready ({reason}).",
+                    f"workers on {member.place.device} end before they are ready ({reason}).",
                     remedy="Try `hpc-embed doctor`.",
                 )
-        note(f"worker on {member.device} ended: {reason}")
+        note(f"worker on {member.place.device} ended: {reason}")
         if fault and os.environ.get("HPC_EMBED_TRACEBACK"):
             note(fault.traceback)
         for path in reversed(member.assigned):
@@ -225,7 +206,7 @@ class Crew:
             else:
                 waiting.appendleft(path)
         if waiting:
-            self._members.append(self._start(member.device))
+            self._members.append(self._start(member.place))
 
     def _has_failed_for_good(self, path: Path, reason: str) -> bool:
         return record_failure(self._assignment.outputs, path.stem, reason).tries >= self._max_tries
@@ -291,69 +272,3 @@ def _signals_noted() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _work(
-    assignment: Assignment,
-    device: int | str,
-    todo: multiprocessing.Queue[Path | None],
-    events: multiprocessing.Queue[Event],
-) -> None:
-    """A worker process: embed shards until there are none, or until asked to stop."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGUSR2):  # they reach the whole group; the parent decides
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    threading.Thread(target=_end_with_parent, args=(stop,), daemon=True).start()
-    try:
-        assignment.worker.process_files_worker(
-            _shards_until_none(todo, stop),
-            device,
-            assignment.token_budget,
-            assignment.outputs,
-            fingerprint=assignment.fingerprint,
-            work_dir=assignment.work,
-            piece_seconds=assignment.piece_seconds,
-            events=events,
-            should_stop=stop.is_set,
-        )
-    except Interrupted:
-        events.put(WorkerStopped())
-    except HpcEmbedError as error:
-        _end(events, WorkerFailed(str(error), "", error.exit_code))
-    except BaseException as error:
-        if is_full_disk(error):
-            fault = EnvironmentFault(f"{assignment.outputs.parent}: no space left.", remedy=FULL_DISK_REMEDY)
-            _end(events, WorkerFailed(str(fault), "", fault.exit_code))
-        reason = in_one_line(error)
-        _end(events, WorkerFailed(reason, traceback.format_exc(), 1))
-
-
-def _shards_until_none(todo: multiprocessing.Queue[Path | None], stop: threading.Event) -> Iterator[Path | None]:
-    """The shards as they come; None while there is nothing to do."""
-    while not stop.is_set():
-        try:
-            path = todo.get(timeout=POLL_SECONDS)
-        except queue.Empty:
-            yield None
-            continue
-        if path is None:
-            return
-        yield path
-
-
-def _end(events: multiprocessing.Queue[Event], last: WorkerFailed) -> None:
-    """Tell why, and leave without the interpreter's clean-up: a poisoned device hangs there."""
-    events.put(last)
-    events.close()
-    events.join_thread()
-    os._exit(last.exit_code)
-
-
-def _end_with_parent(stop: threading.Event) -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    stop.set()
-    time.sleep(SECONDS_TO_STOP)
-    os._exit(1)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import subprocess
 
+from hpc_embed.cluster.places import visible_gpus
 from hpc_embed.config import WorkSettings
 from hpc_embed.errors import EnvironmentFault, UsageError
 from hpc_embed.registry import Model
@@ -15,19 +15,6 @@ BYTES_PER_PARAMETER = 4
 COPIES_IN_MEMORY = 2
 """The checkpoint's and the encoder's own."""
 SHARE_OF_MEMORY = 0.7
-
-
-def num_visible_gpus() -> int:
-    """GPUs that CUDA_VISIBLE_DEVICES leaves us, else that nvidia-smi lists."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        entries = [entry.strip() for entry in visible.split(",")]
-        return len([entry for entry in entries if entry and entry != "-1" and entry != "NoDevFiles"])
-    try:
-        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True, timeout=60)
-    except (OSError, subprocess.SubprocessError):
-        return 0
-    return sum(line.startswith("GPU ") for line in listing.stdout.splitlines())
 
 
 def choose_devices(settings: WorkSettings, model: Model) -> list[int | str]:
@@ -44,7 +31,7 @@ def choose_devices(settings: WorkSettings, model: Model) -> list[int | str]:
         ) from error
     if settings.devices == CPU or not model.has_weights:
         return [CPU] * _num_cpu_workers(settings, model)
-    num_gpus = num_visible_gpus()
+    num_gpus = len(visible_gpus())
     if not named:
         return list(range(num_gpus)) or [CPU] * _num_cpu_workers(settings, model)
     if missing := [index for index in indices if not 0 <= index < num_gpus]:
@@ -56,7 +43,7 @@ def choose_devices(settings: WorkSettings, model: Model) -> list[int | str]:
 
 
 def threads_per_worker(devices: list[int | str]) -> int | None:
-    """Cores shared out among CPU workers; None leaves a GPU worker's threads to torch."""
+    """Cores shared out among CPU workers; None where a GPU's are those beside it."""
     if devices[0] != CPU:
         return None
     return max(1, len(os.sched_getaffinity(0)) // len(devices))

@@ -18,13 +18,15 @@ from hpc_embed.errors import EnvironmentFault
 from hpc_embed.run import files
 from hpc_embed.run.faults import patiently
 from hpc_embed.run.layout import SHARDS_PER_FOLDER, RunLayout, shard_name
-from hpc_embed.run.markers import read_failure, read_marker
+from hpc_embed.run.markers import UNCOMPILED, read_failure, read_marker
 from hpc_embed.run.pieces import num_windows_in_pieces, seconds_of_pieces
 from hpc_embed.run.plan import Plan
 from hpc_embed.run.shard_table import ShardFacts
 from hpc_embed.run.survey import Survey, survey
 
 LOG_LINES = 5
+LOOKED_AT = 3
+"""Finished shards whose markers are read; a run can have any number."""
 ENDINGS = {
     "TIMEOUT": "reached its time limit",
     "NODE_FAIL": "lost its node",
@@ -102,8 +104,15 @@ def run_status(plan: Plan, layout: RunLayout) -> RunStatus:
         gather_job=", ".join(f"{job.job} ({job.state}, {job.detail})" for job in where.gathers) if where else "",
         is_gathered=_is_gathered(layout),
         is_over=where is not None and where.is_over,
-        notes=[one.error.message for one in where.damaged] if where else [],
+        notes=[*([one.error.message for one in where.damaged] if where else []), *_slow_nodes(layout, seen)],
     )
+
+
+def _slow_nodes(layout: RunLayout, seen: Survey) -> list[str]:
+    """Of a few finished shards, whose GPU had to go on without kernels of ours."""
+    markers = [read_marker(layout.outputs, shard_name(index)) for index in sorted(seen.done)[-LOOKED_AT:]]
+    hosts = {m.facts.process for m in markers if m and m.facts.versions.get("chains") == UNCOMPILED}
+    return [f"{host}: chains compiled: no, its log says why" for host in sorted(hosts)]
 
 
 def _is_gathered(layout: RunLayout) -> bool:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from hpc_embed.cluster.crew import Assignment, Crew, CrewResult
+from hpc_embed.cluster.crew import Crew, CrewResult
 from hpc_embed.cluster.devices import threads_per_worker
 from hpc_embed.cluster.needs import refuse_missing_packages
+from hpc_embed.cluster.places import places_of
 from hpc_embed.cluster.slurm import parse_ranges
+from hpc_embed.cluster.worker_process import Assignment
 from hpc_embed.config import WorkSettings
 from hpc_embed.errors import UsageError
 from hpc_embed.progress import counting, note
@@ -103,5 +105,7 @@ def embed_shards(
     )
     residues = sum(plan.shards[index].num_residues for index in todo)
     with counting("embedding", residues, "residues") as count:
-        result = Crew(assignment, devices, settings.max_tries).run([layout.shard(index) for index in todo], count)
+        result = Crew(assignment, places_of(devices), settings.max_tries).run(
+            [layout.shard(index) for index in todo], count
+        )
     return CrewResult(result.finished, {**failed, **result.failed})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 
 from hpc_embed.commands.printing import print_json, print_line, print_table
 from hpc_embed.config import OutputSettings, VerifySettings
@@ -38,6 +39,7 @@ def run(settings: VerifySettings, output: OutputSettings) -> int:
     device, found = verify(worker, settings.device, model.kind)
     if output.json:
         rows = [each._asdict() | {"is_well": each.is_well} for each in found]
+        rows = [{name: None if value == math.inf else value for name, value in row.items()} for row in rows]
         facts = {"model": identity.name, "source": identity.source, "revision": identity.revision}
         print_json(facts | {"digest": identity.digest, "device": device, "agreements": rows})
     else:
@@ -52,12 +54,12 @@ def run(settings: VerifySettings, output: OutputSettings) -> int:
                     f"{each.largest_difference:.1e}",
                     f"{each.largest_distance:.1e}",
                     f"{LARGEST_DISTANCE[each.precision]:.0e}",
-                    "ok" if each.is_well else "BEYOND",
+                    each.fault or ("ok" if each.is_well else "BEYOND"),
                 )
                 for each in found
             ],
         )
-    beyond = [f"{each.precision} with {each.attention}" for each in found if not each.is_well]
+    beyond = [f"{each.precision} with {each.attention}" for each in found if not each.is_well and not each.fault]
     if beyond:
         raise Incomplete(
             f"{identity.name} on {device}: the vectors in {', '.join(beyond)} lie beyond the bound.",

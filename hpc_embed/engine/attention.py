@@ -223,7 +223,7 @@ class FlexAttention:
         from torch.nn.attention.flex_attention import flex_attention
 
         q, k, v = (x_SHK.transpose(0, 1)[None] for x_SHK in qkv_S3HK.unbind(1))
-        options = {"BLOCK_M": 64, "BLOCK_N": 64} if qkv_S3HK.is_cuda else None
+        options: Any = {"BLOCK_M": 64, "BLOCK_N": 64} if qkv_S3HK.is_cuda else None
         out: Any = flex_attention(
             q, k, v, score_mod=self._score_mod, block_mask=mask, scale=1.0, kernel_options=options
         )

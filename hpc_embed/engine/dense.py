@@ -51,7 +51,7 @@ class Dense:
         """The product, and an element-wise function of it."""
         if self.is_laid_out:
             return self._product(x_RD, *STEPS[activation])
-        return activated(self._linear(x_RD), activation).to(self._dtype)
+        return fused(activated, x_RD.device.type)(self._linear(x_RD), activation).to(self._dtype)
 
     def gated(self, gate: Dense, x_RD: Tensor, activation: Activation) -> Tensor:
         """Its product, element by element, with the activated one of another layer."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import resource
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -49,7 +51,23 @@ def find_device(device_id: int | str) -> torch.device:
             remedy="Ask Slurm for another GPU (--constraint or --gres), or install a torch that is built for this one.",
         )
     torch.cuda.set_device(device)
+    keep_exact()
     return device
+
+
+def keep_exact() -> None:
+    """Products of a GPU with float32 sums, in FP32 of true FP32, and in one order whatever the number of rows, as far
+    as torch has switches for it; whatever the environment of a container says."""
+    os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # read when cuBLAS starts, which is after this
+    matmul: Any = torch.backends.cuda.matmul
+    if hasattr(matmul, "fp32_precision"):  # torch 2.9; the older name may not be used beside it
+        matmul.fp32_precision = "ieee"
+    else:
+        matmul.allow_tf32 = False
+    try:
+        matmul.allow_bf16_reduced_precision_reduction = (False, False)  # the second: no split along the inner dimension
+    except TypeError:  # before torch 2.10
+        matmul.allow_bf16_reduced_precision_reduction = False
 
 
 def has_code(device: torch.device) -> bool:
@@ -178,6 +196,7 @@ def facts() -> list[tuple[str, bool, str]]:
     from hpc_embed.engine import kernel
     from hpc_embed.engine.attention import available_back_ends
     from hpc_embed.engine.dense import products
+    from hpc_embed.engine.fusion import why_plain
 
     found: list[tuple[str, bool, str]] = []
     for index in range(torch.cuda.device_count()):
@@ -189,7 +208,10 @@ def facts() -> list[tuple[str, bool, str]]:
         dtype = torch.bfloat16 if has_bf16(device) else torch.float32
         back_ends = ", ".join(available_back_ends(device, 64, dtype))
         free = format_bytes(free_bytes(device))
-        detail = f"{describe(device)}, capability {_capability(device)}, {precision}, {free} free, {back_ends}"
+        compiled = "chains in Triton" if (reason := why_plain()) is None else f"chains compiled: no ({reason})"
+        detail = (
+            f"{describe(device)}, capability {_capability(device)}, {precision}, {free} free, {back_ends}, {compiled}"
+        )
         found.append((f"gpu {index}", True, detail))
     if not found:
         found.append(("gpu", False, f"torch {torch.__version__} sees none; hpc-embed runs on the CPU"))

@@ -16,6 +16,7 @@ from torch.nn.functional import embedding
 
 from hpc_embed.engine.attention import available_back_ends, make_attention, why_not
 from hpc_embed.engine.batches import PackedBatch
+from hpc_embed.engine.fusion import why_plain
 from hpc_embed.engine.layers import Assembly, Layer
 from hpc_embed.engine.rotary import Rotary
 from hpc_embed.families.family import Family, Shape
@@ -54,6 +55,14 @@ class Encoder:
             if name == self.attention_back_ends[-1] or (reason := self._why_not()) is None:
                 break
             self.dropped[name] = reason
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What this device does without, for people."""
+        notes = [f"attention by {name} is left out: {reason}" for name, reason in self.dropped.items()]
+        if self._device.type == "cuda" and (reason := why_plain()) is not None:
+            notes.append(f"chains compiled: no, steps between the products run one by one ({reason})")
+        return tuple(notes)
 
     def use_attention(self, name: str) -> None:
         """Use one of `attention_back_ends`, the first of which is the one at first."""

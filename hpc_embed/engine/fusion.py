@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from importlib.metadata import version
 from typing import ParamSpec, TypeVar
 
 import torch
 
 from hpc_embed.errors import in_one_line
+from hpc_embed.run.markers import UNCOMPILED
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -22,6 +24,12 @@ def fused(chain: Callable[P, R], device_type: str) -> Callable[P, R]:
 
     twin: Callable[P, R] = TWINS[chain.__name__]
     return twin
+
+
+def form_of_chains() -> str:
+    """In what a GPU's chains run, for markers and people."""
+    reason = why_plain()
+    return f"Triton {version('triton')}" if reason is None else UNCOMPILED
 
 
 @cache

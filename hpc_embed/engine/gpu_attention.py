@@ -32,7 +32,7 @@ def blocks_for(head_dim: int, dtype: torch.dtype) -> Blocks:
     """Measured on an H200 on the lengths of real proteins; a table, never a timing, since bits depend on it."""
     if dtype == torch.float32:
         return Blocks(32, 32, 4, 2)
-    return Blocks(64, 64, 4) if head_dim <= 64 else Blocks(64, 64, 8)
+    return Blocks(64, 64, 4) if head_dim <= 64 else Blocks(64, 32, 4)
 
 
 class TritonAttention:

@@ -19,6 +19,9 @@ from hpc_embed.run.pieces import num_windows_in_pieces
 from hpc_embed.run.plan import Plan
 from hpc_embed.run.vectors import Damaged, VectorFile
 
+UNCOMPILED = "uncompiled"
+"""What versions say of chains that a GPU runs step by step."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorkFacts:

@@ -52,6 +52,8 @@ class LoadedModel(Protocol):
     precision: str
     dimension: int
     versions: dict[str, str]
+    notes: tuple[str, ...]
+    """For people: what this device cannot do, and how it goes on without."""
 
     def tokenise(self, sequences: Sequence[bytes]) -> Sequence[Tokens]:
         """Tokens of each window; may run in a thread beside the device."""
@@ -151,7 +153,7 @@ class BaseEmbeddingWorker(ABC):
         model = self.load(device_id)
         canary = self._canary(model)
         token_budget = batch_size or model.measure_token_budget()
-        events.put(WorkerReady(model.device, model.precision, token_budget, model.dimension))
+        events.put(WorkerReady(model.device, model.precision, token_budget, model.dimension, model.notes))
         with ThreadPoolExecutor(1, "pieces") as writer:
             loop = Loop(
                 model=model,

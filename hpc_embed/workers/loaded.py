@@ -48,6 +48,8 @@ class CheckpointWorker(BaseEmbeddingWorker):
 class LoadedOnDevice:
     """The half of a loaded model that any encoder has."""
 
+    notes: tuple[str, ...] = ()
+
     def __init__(self, device: torch.device, precision: str, dimension: int, versions: dict[str, str]) -> None:
         import torch
 

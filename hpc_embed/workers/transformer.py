@@ -85,11 +85,19 @@ class TransformerWorker(CheckpointWorker):
         return _LoadedTransformer(self, self.make_encoder(device, precision), device, precision)
 
 
+def chains_of(device: torch.device) -> dict[str, str]:
+    """For a GPU, in what the steps between the products run."""
+    from hpc_embed.engine.fusion import form_of_chains
+
+    return {"chains": form_of_chains()} if device.type == "cuda" else {}
+
+
 class _LoadedTransformer(LoadedOnDevice):
     def __init__(self, worker: TransformerWorker, encoder: Encoder, device: torch.device, precision: str) -> None:
         self._outputs = worker.embedding.outputs
         dimension = encoder.shape.hidden * self._outputs.width
-        super().__init__(device, precision, dimension, {"attention": encoder.attention_name})
+        super().__init__(device, precision, dimension, {"attention": encoder.attention_name, **chains_of(device)})
+        self.notes = encoder.notes
         self._encoder = encoder
         self._tokeniser = worker.make_tokeniser()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from hpc_embed.engine.batches import make_batch
 from hpc_embed.engine.device import describe, find_device, has_bf16
 from hpc_embed.engine.embedding import embed_outputs
 from hpc_embed.engine.pooling import pool
-from hpc_embed.errors import UsageError
+from hpc_embed.errors import UsageError, in_one_line
 from hpc_embed.families.family import Special
 from hpc_embed.registry import AMINO_ACIDS, Kind
 from hpc_embed.workers.base import Tokens
@@ -49,6 +50,8 @@ class Agreement(NamedTuple):
     """Of any two components."""
     largest_distance: float
     """1 - cos of any two vectors, in float64."""
+    fault: str = ""
+    """Of a back end that does not run here."""
 
     @property
     def is_well(self) -> bool:
@@ -79,8 +82,11 @@ def verify(worker: TransformerWorker, wanted: str, kind: Kind) -> tuple[str, lis
         encoder = worker.make_encoder(device, precision)
         for name in encoder.attention_back_ends:
             encoder.use_attention(name)
-            made = embed_outputs(encoder, tokens, worker.embedding.outputs, device, tokeniser.special)
-            found.append(_agreement(precision, name, made.vectors_BD.cpu(), expected_BD))
+            try:
+                made = embed_outputs(encoder, tokens, worker.embedding.outputs, device, tokeniser.special)
+                found.append(_agreement(precision, name, made.vectors_BD.cpu(), expected_BD))
+            except (RuntimeError, ImportError, OSError) as error:  # a library's own; the others are still looked at
+                found.append(Agreement(precision, name, math.inf, math.inf, in_one_line(error)))
     return describe(device), found
 
 

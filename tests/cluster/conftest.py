@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
+from types import MappingProxyType
 
 import pytest
 
@@ -116,14 +118,20 @@ def planned(*num_windows: int, model: str = "aa_composition", folder: str = "", 
     )
 
 
-def finish(layout: RunLayout, index: int, num_failed: int = 0, rows: bytes = b"rows") -> None:
+def finish(
+    layout: RunLayout,
+    index: int,
+    num_failed: int = 0,
+    rows: bytes = b"rows",
+    versions: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """An output and its marker, as far as names and sizes tell."""
     layout.outputs.mkdir(exist_ok=True)
     layout.output(index).write_bytes(rows)
     facts = {
         "device": "cpu",
         "precision": "fp32",
-        "versions": {},
+        "versions": dict(versions),
         "process": "node1:1",
         "seconds": 1.0,
         "num_tokens": 1,

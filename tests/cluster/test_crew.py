@@ -11,8 +11,10 @@ from typing import NoReturn
 import numpy as np
 import pytest
 
-from hpc_embed.cluster.crew import STOP_SIGNALS, Assignment, Crew
+from hpc_embed.cluster.crew import STOP_SIGNALS, Crew
+from hpc_embed.cluster.places import Place
 from hpc_embed.cluster.task import outlook
+from hpc_embed.cluster.worker_process import Assignment
 from hpc_embed.config import PlanSettings, WorkSettings
 from hpc_embed.errors import EnvironmentFault, Interrupted
 from hpc_embed.planning.planner import make_plan
@@ -107,13 +109,13 @@ def shards(folder: Path, *sizes: int) -> list[Path]:
 
 
 def test_the_last_words_of_a_worker_are_heard_also_when_its_death_comes_later(tmp_path: Path) -> None:
-    crew = Crew(assignment(WithoutWeights, tmp_path), ["cpu"], max_tries=3)
+    crew = Crew(assignment(WithoutWeights, tmp_path), [Place("cpu")], max_tries=3)
     with pytest.raises(EnvironmentFault, match="the weights are not there"):
         crew.run(shards(tmp_path, 1), Silent())
 
 
 def test_a_shard_that_kills_its_worker_is_given_up_and_the_others_finish(tmp_path: Path) -> None:
-    crew = Crew(assignment(Poisoned, tmp_path), ["cpu", "cpu"], max_tries=2)
+    crew = Crew(assignment(Poisoned, tmp_path), [Place("cpu")] * 2, max_tries=2)
     finished, failed = crew.run(shards(tmp_path, 3, 5, 2, 4), Silent())
     assert sorted(finished) == ["shard-00000", "shard-00002", "shard-00003"]
     assert failed == {"shard-00001": "killed by SIGKILL, perhaps for want of memory"}
@@ -123,7 +125,7 @@ def test_a_shard_that_kills_its_worker_is_given_up_and_the_others_finish(tmp_pat
 
 
 def test_a_death_is_blamed_on_the_shard_at_work_and_on_no_other(tmp_path: Path) -> None:
-    crew = Crew(assignment(DiesAfterTheFirst, tmp_path), ["cpu"], max_tries=1)
+    crew = Crew(assignment(DiesAfterTheFirst, tmp_path), [Place("cpu")], max_tries=1)
     finished, failed = crew.run(shards(tmp_path, 3, 2, 4, 5), Silent())
     assert sorted(finished) == ["shard-00000", "shard-00002", "shard-00003"]
     assert list(failed) == ["shard-00001"]
@@ -147,7 +149,7 @@ def test_on_a_signal_to_stop_workers_publish_what_they_have_before_they_end(numb
                 os.kill(os.getpid(), number)
 
     with pytest.raises(Interrupted, match="finished work is kept"):
-        Crew(told, ["cpu"], max_tries=1).run(paths, Stopping())
+        Crew(told, [Place("cpu")], max_tries=1).run(paths, Stopping())
     assert before == [0]
     assert num_windows_in_pieces(tmp_path / "work" / "shard-00000") >= 3
 

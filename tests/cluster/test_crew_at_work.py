@@ -16,7 +16,10 @@ from typing import Any, ClassVar
 import pytest
 
 from hpc_embed.cluster import crew as crew_module
-from hpc_embed.cluster.crew import STOP_SIGNALS, Assignment, Crew, CrewResult
+from hpc_embed.cluster import worker_process
+from hpc_embed.cluster.crew import STOP_SIGNALS, Crew, CrewResult
+from hpc_embed.cluster.places import Place
+from hpc_embed.cluster.worker_process import Assignment
 from hpc_embed.errors import EnvironmentFault, Interrupted
 from hpc_embed.progress import (
     BatchDone,
@@ -54,7 +57,8 @@ class Process:
 
     def __init__(self, part: Part, target: Callable[..., None], args: tuple[Any, ...], name: str) -> None:
         self.target, self.name = target, name
-        self.assignment, self.device, self.todo, self.events = args
+        self.assignment, place, self.todo, self.events = args
+        self.device = place.device
         self._steps = part(self)
         self._code: int | None = None
         self.sentinel = multiprocessing.Pipe()[0]
@@ -115,7 +119,8 @@ class Stage:
 def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
     stage = Stage()
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: {"spawn": stage}[method])
-    monkeypatch.setattr(crew_module, "POLL_SECONDS", 0.001)
+    for module in (crew_module, worker_process):
+        monkeypatch.setattr(module, "POLL_SECONDS", 0.001)
     return stage
 
 
@@ -175,7 +180,7 @@ def run(
     count: Silent | None = None,
 ) -> CrewResult:
     shards = [folder / f"shard-{index:05d}.parquet" for index in range(num_shards)]
-    return Crew(assignment(folder), list(devices), max_tries).run(shards, count or Silent())
+    return Crew(assignment(folder), list(map(Place, devices)), max_tries).run(shards, count or Silent())
 
 
 def names(*indices: int) -> list[str]:
@@ -481,7 +486,7 @@ def target(
     parent, self_end = multiprocessing.Pipe()
     here = type("Parent", (), {"sentinel": self_end})
     monkeypatch.setattr(multiprocessing, "parent_process", lambda: here)
-    monkeypatch.setattr(crew_module, "SECONDS_TO_STOP", 0.0)
+    monkeypatch.setattr(worker_process, "SECONDS_TO_STOP", 0.0)
     codes: list[int] = []
     num_calls = 0
 
@@ -501,7 +506,7 @@ def target(
         for path in (tmp_path / "a.parquet", tmp_path / "b.parquet", None):
             todo.put(path)
         try:
-            process.target(assignment(tmp_path, Player), "cpu", todo, events)
+            process.target(assignment(tmp_path, Player), Place("cpu"), todo, events)
         except Exited:
             events.put(codes.pop())
         return list(events.queue)

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from hpc_embed.cluster.devices import choose_devices, num_visible_gpus, threads_per_worker
+from hpc_embed.cluster.devices import choose_devices, threads_per_worker
+from hpc_embed.cluster.places import visible_gpus
 from hpc_embed.config import WorkSettings
 from hpc_embed.errors import EnvironmentFault, UsageError
 from hpc_embed.registry import find_model
@@ -39,6 +40,8 @@ def has_memory(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
         ("0", 1),
         ("0,1", 2),
         (" 3 , 5 ,", 2),
+        ("3,-1,5", 1),
+        ("3,gpu,5", 1),
         ("GPU-5a0e,MIG-0f31", 2),
         ("", 0),
         ("-1", 0),
@@ -51,7 +54,7 @@ def test_gpus_that_the_environment_leaves_us(
 ) -> None:
     fakes.says("nvidia-smi", LISTING * 4)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert num_visible_gpus() == number
+    assert len(visible_gpus()) == number
     assert fakes.calls("nvidia-smi") == [], "it knows nothing of what we may use"
 
 
@@ -63,14 +66,14 @@ def test_gpus_that_nvidia_smi_lists(
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     fakes.says("nvidia-smi", listing, code)
-    assert num_visible_gpus() == number
+    assert len(visible_gpus()) == number
     assert fakes.calls("nvidia-smi") == ["-L"]
 
 
 def test_without_nvidia_smi_there_is_no_gpu(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setenv("PATH", str(fakes.folder))
-    assert num_visible_gpus() == 0
+    assert len(visible_gpus()) == 0
 
 
 @pytest.mark.parametrize(

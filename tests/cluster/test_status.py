@@ -12,6 +12,7 @@ from hpc_embed.cluster.status import ShardStatus, last_lines, run_status
 from hpc_embed.cluster.submission import Submission, new_submission
 from hpc_embed.run import files
 from hpc_embed.run.layout import RunLayout
+from hpc_embed.run.markers import UNCOMPILED
 from hpc_embed.run.pieces import Pieces
 from hpc_embed.run.vectors import Vectors
 from tests.cluster.conftest import CONFIGURATION, Fakes, fail, finish, planned
@@ -80,6 +81,15 @@ def test_failed_windows_of_a_thousand_shards_are_asked_for_and_of_more_are_not(f
     layout.output(1000).touch()
     layout.marker(1000).touch()
     assert run_status(planned(*[10] * 1001), layout).shards[0] == MISSING._replace(state="done", num_windows_done=10)
+
+
+def test_a_node_whose_gpu_goes_on_without_compiled_kernels_is_told(layout: RunLayout) -> None:
+    assert run_status(planned(10, 10), layout).notes == []
+    finish(layout, 0, versions={"chains": UNCOMPILED})
+    (told,) = run_status(planned(10, 10), layout).notes
+    assert told.endswith(": chains compiled: no, its log says why")
+    finish(layout, 1, versions={"chains": "Triton 3.7.1"})
+    assert len(run_status(planned(10, 10), layout).notes) == 1
 
 
 @pytest.mark.parametrize("state", ["RUNNING", "COMPLETING"])

@@ -13,8 +13,10 @@ import pytest
 
 from hpc_embed.cluster import array_task, task
 from hpc_embed.cluster.array_task import run_shards
-from hpc_embed.cluster.crew import Assignment, CrewResult
+from hpc_embed.cluster.crew import CrewResult
+from hpc_embed.cluster.places import Place
 from hpc_embed.cluster.task import Outlook, embed_shards, outlook, own_outlook, parse_shards
+from hpc_embed.cluster.worker_process import Assignment
 from hpc_embed.config import WorkSettings
 from hpc_embed.errors import Interrupted, RunConflict, UsageError
 from hpc_embed.progress import Counting, Lines
@@ -77,7 +79,7 @@ class Call(NamedTuple):
     """What a crew was made of and told."""
 
     assignment: Assignment
-    devices: Sequence[int | str]
+    places: Sequence[Place]
     max_tries: int
     shards: list[Path]
     counter: Counting
@@ -89,8 +91,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
     made: list[Call] = []
 
     class NoCrew:
-        def __init__(self, assignment: Assignment, devices: Sequence[int | str], max_tries: int) -> None:
-            self.told = (assignment, devices, max_tries)
+        def __init__(self, assignment: Assignment, places: Sequence[Place], max_tries: int) -> None:
+            self.told = (assignment, places, max_tries)
 
         def run(self, shards: list[Path], count: Counting) -> CrewResult:
             made.append(Call(*self.told, shards, count))
@@ -117,7 +119,7 @@ def test_a_crew_gets_what_is_neither_done_nor_left_aside(
     assert result.failed["shard-00001"].startswith("left aside after 4 tries")
     assert result.failed["shard-00003"] == "out of luck"
     (call,) = calls
-    assert (call.shards, call.devices, call.max_tries) == ([layout.shard(2), layout.shard(3)], ["cpu", "cpu"], 4)
+    assert (call.shards, call.places, call.max_tries) == ([layout.shard(2), layout.shard(3)], [Place("cpu")] * 2, 4)
     told = call.assignment
     assert (told.outputs, told.work, told.fingerprint) == (layout.outputs, layout.work, "f" * 64)
     assert (told.token_budget, told.piece_seconds) == (512, 2.5)

@@ -1,9 +1,6 @@
-"""The element-wise chains: what they say, what compiling leaves of it, and encoders that run on them."""
+"""The element-wise chains: what they say, and encoders that run on them."""
 
 from __future__ import annotations
-
-import shutil
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,7 +9,6 @@ from torch.nn.functional import gelu, layer_norm
 
 from hpc_embed.engine import chains, dense, processor
 from hpc_embed.engine.batches import make_batch
-from hpc_embed.engine.chains import fused
 from hpc_embed.engine.encoder import Encoder
 from hpc_embed.families.dnabert import DNABERT, dnabert_shape
 from tests.engine.references import CPU, TINY, encoder_of, esm2_encoder, random_tokens
@@ -23,19 +19,6 @@ WINDOWS = random_tokens([3, 64, 65, 200, 7])
 def random(*size: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Normal numbers."""
     return torch.randn(size, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
-def arguments(name: str, dtype: torch.dtype) -> tuple[object, ...]:
-    """What each chain takes."""
-    if name == "rotate":
-        angles = random(70, 1, 1, 8, seed=1)
-        return random(70, 2, 4, 16, seed=0, dtype=dtype), angles.cos(), angles.sin()
-    if name == "norm_queries_keys":
-        return random(70, 3, 48, seed=0, dtype=dtype), random(2, 48, seed=1), 1e-5
-    if name == "gate":
-        return random(70, 96, seed=0, dtype=dtype), random(70, 96, seed=1, dtype=dtype)
-    x, out = random(70, 48, seed=0), random(70, 48, seed=1, dtype=dtype)
-    return out, x, random(48, seed=2), random(48, seed=3), 1e-5
 
 
 def test_chains_by_the_textbook() -> None:
@@ -72,26 +55,6 @@ def test_the_norm_of_the_next_product_is_in_its_precision_and_the_stream_in_floa
     exact, rounded = chains.norm_of_sum(out, x, weight, bias, 1e-5)
     assert (exact.dtype, rounded.dtype) == (torch.float32, torch.bfloat16)
     assert torch.equal(exact, layer_norm(total, (48,), weight, bias, 1e-5))
-
-
-@pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler, as torch.compile does")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("name", ["rotate", "add_norm", "norm_of_sum", "norm_queries_keys", "gate"])
-def test_a_compiled_chain_keeps_to_the_plain_one(name: str) -> None:
-    chain: Callable[..., Tensor | tuple[Tensor, ...]] = getattr(chains, name)
-    compiled = torch.compile(chain, dynamic=True)
-    for dtype, bound in ((torch.float32, 1e-5), (torch.bfloat16, 2e-2)):
-        plain, fast = (function(*arguments(name, dtype)) for function in (chain, compiled))
-        pairs = zip(*((out if isinstance(out, tuple) else (out,)) for out in (plain, fast)), strict=True)
-        for ours, theirs in pairs:
-            assert ours.dtype == theirs.dtype
-            assert ((ours.float() - theirs.float()).abs() / (1 + ours.float().abs())).max() <= bound
-
-
-def test_a_cpu_runs_chains_as_they_stand() -> None:
-    assert fused(chains.rotate, "cpu") is chains.rotate
-    if not torch.cuda.is_available():
-        assert not chains.can_compile()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -101,3 +102,32 @@ def test_a_gpu_that_torch_has_no_code_for_is_told_before_the_first_kernel(
 def test_amds_gpus_are_known_by_name(name: str, has_code: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_gpu(monkeypatch, (9, 0), ["gfx90a", "gfx942"], name)
     assert device.has_code(torch.device("cuda", 0)) is has_code
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_products_are_kept_exact_whatever_the_environment_says(is_new: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fake of torch's switches, as they are now and as they were before 2.9."""
+
+    class Older:
+        allow_tf32 = True
+
+        def __setattr__(self, name: str, value: object) -> None:
+            if not isinstance(value, bool):
+                raise TypeError(name)
+            object.__setattr__(self, name, value)
+
+    matmul = SimpleNamespace(fp32_precision="tf32") if is_new else Older()
+    monkeypatch.setattr(torch.backends.cuda, "matmul", matmul)
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    device.keep_exact()
+    assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
+    if is_new:
+        assert vars(matmul) == {"fp32_precision": "ieee", "allow_bf16_reduced_precision_reduction": (False, False)}
+    else:
+        assert vars(matmul) == {"allow_tf32": False, "allow_bf16_reduced_precision_reduction": False}
+
+
+def test_the_switches_are_those_of_this_torch() -> None:
+    device.keep_exact()
+    assert torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction is False
+    assert torch.get_float32_matmul_precision() == "highest"

@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from hpc_embed.cli import main
+from hpc_embed.engine import encoder
+from hpc_embed.engine.attention import Attend
+from hpc_embed.engine.biases import Bias
 from hpc_embed.families import FAMILIES
 from hpc_embed.registry import AMINO_ACIDS
 from hpc_embed.workers.verification import CODONS, probe_sequences
@@ -82,3 +86,22 @@ def test_dna_probes_are_the_proteins_in_codons() -> None:
     assert len(CODONS.split()) == len(AMINO_ACIDS)
     assert probe_sequences("dna")[4] == b"ATG"
     assert [len(dna) for dna in probe_sequences("dna")] == [3 * len(protein) for protein in probe_sequences("protein")]
+
+
+def test_the_others_are_looked_at_where_one_back_end_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A fake of a back end whose library does not load."""
+    real = encoder.make_attention
+
+    def make(name: str, bias: Bias | None = None) -> Attend:
+        def fails(*_: object) -> Tensor:
+            raise ImportError("undefined symbol: _ZN3c10")
+
+        return fails if name == "broken" else real(name, bias)
+
+    monkeypatch.setattr(encoder, "make_attention", make)
+    monkeypatch.setattr(encoder, "available_back_ends", lambda *_, **__: ["broken", "sdpa"])
+    assert main(["verify", "esm2_t6_8M:untrained", "--device", "cpu"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [(line[1], line[-1]) for line in lines[:2]] == [("broken", "_ZN3c10"), ("sdpa", "ok")]

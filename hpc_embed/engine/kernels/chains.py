@@ -1,4 +1,4 @@
-"""The chains in Triton. Sums are float32 and within a row."""
+"""The chains in Triton. Sums are float32 and within a row; nothing is compiled anew for another number of rows."""
 
 # W = width of queries, keys or values, D = hidden
 
@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["number"])
 def rotate(
     x,
     cosines,
@@ -32,7 +32,7 @@ def rotate(
     tl.store(to + HALF, (second * cosine + first * sine).to(out.dtype.element_ty), mask=is_in)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def norm_sum(
     out,
     x,
@@ -64,7 +64,7 @@ def norm_sum(
     tl.store(normed + at, result.to(normed.dtype.element_ty), mask=is_in)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def norm_parts(
     qkv,
     weight,
@@ -91,18 +91,20 @@ def _normed(x, is_in, eps, D: tl.constexpr, IS_RMS: tl.constexpr):
     return x * tl.rsqrt(tl.sum(x * x, 1) / D + eps)[:, None]
 
 
-@triton.jit
-def gate(gate, value, out, number, ACTIVATION: tl.constexpr, SIZE: tl.constexpr):
+@triton.jit(do_not_specialize=["number"])
+def activate(x, gated, number, ACTIVATION: tl.constexpr, HAS_GATE: tl.constexpr, SIZE: tl.constexpr):
+    """x activated over itself, or times what it gates, over that."""
     at = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
     is_in = at < number
-    x = tl.load(gate + at, mask=is_in).to(tl.float32)
+    result = tl.load(x + at, mask=is_in).to(tl.float32)
     if ACTIVATION == "gelu":
-        x = 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
+        result *= 0.5 + 0.5 * tl.erf(result * 0.7071067811865476)
     elif ACTIVATION == "gelu_tanh":  # the same as 0.5 x (1 + tanh(…))
-        x *= tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
+        result *= tl.sigmoid(1.5957691216057308 * (result + 0.044715 * result * result * result))
     elif ACTIVATION == "silu":
-        x *= tl.sigmoid(x)
+        result *= tl.sigmoid(result)
     else:
-        x = tl.maximum(x, 0.0)
-    result = x * tl.load(value + at, mask=is_in).to(tl.float32)
-    tl.store(out + at, result.to(out.dtype.element_ty), mask=is_in)
+        result = tl.maximum(result, 0.0)
+    if HAS_GATE:
+        result *= tl.load(gated + at, mask=is_in).to(tl.float32)
+    tl.store(gated + at, result.to(gated.dtype.element_ty), mask=is_in)
