@@ -209,10 +209,8 @@ def facts() -> list[tuple[str, bool, str]]:
         back_ends = ", ".join(available_back_ends(device, 64, dtype))
         free = format_bytes(free_bytes(device))
         compiled = "chains in Triton" if (reason := why_plain()) is None else f"chains compiled: no ({reason})"
-        detail = (
-            f"{describe(device)}, capability {_capability(device)}, {precision}, {free} free, {back_ends}, {compiled}"
-        )
-        found.append((f"gpu {index}", True, detail))
+        detail = f"{describe(device)}, capability {_capability(device)}, {precision}, {free} free"
+        found.append((f"gpu {index}", True, f"{detail}, {back_ends}, {compiled}"))
     if not found:
         found.append(("gpu", False, f"torch {torch.__version__} sees none; hpc-embed runs on the CPU"))
     cpu = torch.device("cpu")

@@ -40,7 +40,7 @@ class CompositionWorker(BaseEmbeddingWorker):
 class _Composition:
     device = f"cpu ({platform.machine()})"
     precision = "fp32"
-    notes = ()
+    notes: tuple[str, ...] = ()
 
     def __init__(self, kind: str) -> None:
         self._letters = AMINO_ACIDS if kind == "protein" else DNA_LETTERS

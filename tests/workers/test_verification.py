@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hpc_embed.cli import main
 from hpc_embed.engine import encoder
-from hpc_embed.engine.attention import Attend
+from hpc_embed.engine.attention import Attend, make_attention
 from hpc_embed.engine.biases import Bias
 from hpc_embed.families import FAMILIES
 from hpc_embed.registry import AMINO_ACIDS
@@ -92,13 +92,12 @@ def test_the_others_are_looked_at_where_one_back_end_fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A fake of a back end whose library does not load."""
-    real = encoder.make_attention
 
     def make(name: str, bias: Bias | None = None) -> Attend:
         def fails(*_: object) -> Tensor:
             raise ImportError("undefined symbol: _ZN3c10")
 
-        return fails if name == "broken" else real(name, bias)
+        return fails if name == "broken" else make_attention(name, bias)
 
     monkeypatch.setattr(encoder, "make_attention", make)
     monkeypatch.setattr(encoder, "available_back_ends", lambda *_, **__: ["broken", "sdpa"])
