@@ -1,6 +1,6 @@
-"""How near to its limits does one GPU run each model and attention back end? Parity first, then times.
+"""How near to its limits does one GPU run each model, and does it compute what it should? Checks first, then times.
 
-    python -m benchmarks.gpu [--models esm2_t33_650M ...] [--seconds 4] [--json] [--reports benchmarks/reports]
+    python -m benchmarks.gpu [--models esm2_t33_650M ...] [--seconds 2] [--json] [--report FILE]
 
 Needs torch, transformers, safetensors, tokenizers and pyarrow, and no network; under eight minutes for all models.
 Weights are random, of the true shapes. Lengths are real: every tenth of the 20,000 proteins of mmseqs2-examples
@@ -9,7 +9,7 @@ Weights are random, of the true shapes. Lengths are real: every tenth of the 20,
 Limits are measured in the same run: the matmul peak by large BF16 products, the memory's rate by large copies. A
 model's memory bound counts what our layers must move at least: see `bytes_per_token`. Parity is 1 - cos to the
 reference implementation in FP32; `alone and packed` the largest difference of a vector alone to the same in a batch,
-relative to the largest component.
+relative to the largest component. What is looked at besides: benchmarks/gpu_checks.py.
 """
 
 from __future__ import annotations
@@ -18,27 +18,34 @@ import argparse
 import gc
 import math
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from benchmarks import measuring
+from benchmarks import gpu_checks, measuring
+from benchmarks.gpu_models import (
+    MOST_TOKENS,
+    encoder_of,
+    lengths_of,
+    random_windows,
+    shape_and_tensors,
+    synchronise,
+)
 from benchmarks.measuring import Answer, Figure, Table, Windows
-from hpc_embed.engine.device import measure_token_budget, peak_bytes, reset_peak
+from hpc_embed.engine.device import MOST_TOKENS_CUDA, find_device, measure_token_budget, peak_bytes, reset_peak
 from hpc_embed.engine.embedding import Encoder, embed_windows
-from hpc_embed.engine.encoder import Encoder as PackedEncoder
 from hpc_embed.engine.fusion import why_plain
 from hpc_embed.engine.packing import pack
-from hpc_embed.engine.references import REFERENCES, Reference, esm2_reference
+from hpc_embed.engine.references import Reference, esm2_reference
 from hpc_embed.engine.transfers import to_host
-from hpc_embed.engine.weights import random_weights
-from hpc_embed.families import FAMILIES
+from hpc_embed.errors import in_one_line
 from hpc_embed.families.family import Shape
 from hpc_embed.planning.cost import cost_of, flops
 from hpc_embed.registry import Model, find_model
@@ -46,16 +53,12 @@ from hpc_embed.registry import Model, find_model
 MODELS = ("esm2_t6_8M", "esm2_t12_35M", "esm2_t30_150M", "esm2_t33_650M", "esm2_t36_3B", "dnabert_s")
 SMALL_MODELS = ("esm2_t6_8M", "esm2_t12_35M", "dnabert_s")
 """Those whose parity is looked at: both families, and every head dimension that back ends find odd."""
-LENGTHS = Path(__file__).with_name("protein_lengths.txt")
-PARITY_LENGTHS = [3, 4, 17, 64, 65, 128, 129, 300, 511, 700, 1024]
 BARS = {"esm2_t33_650M": 0.60, "esm2_t36_3B": 0.65, "dnabert_s": 0.45}
 """Share of the matmul peak that is wanted."""
+PROFILED_TOKENS = 65_536
 MEMORY_BARS = {"esm2_t6_8M": 0.60, "esm2_t12_35M": 0.60}
 """Share of the memory bound that is wanted where memory binds."""
-LARGEST_DISTANCE = 5e-5
 BATCHES_IN_FLIGHT = 2
-MOST_TOKENS = 2000
-"""Of a window."""
 
 
 class Timed(NamedTuple):
@@ -67,75 +70,90 @@ class Timed(NamedTuple):
     peak_bytes: int
 
 
-def answer(models: list[str], device: torch.device, num_windows: int, seconds: float, longest: int) -> Answer:
-    """Parity, limits and times; windows beyond `longest` tokens are cut."""
-    parity = _parity([name for name in SMALL_MODELS if name in models], device, longest)
+def answer(
+    models: list[str], device: torch.device, num_windows: int, seconds: float, longest: int, num_batches: int
+) -> Iterator[Answer]:
+    """What is known so far, after each question; windows beyond `longest` tokens are cut."""
+    small = [name for name in SMALL_MODELS if name in models]
+    started = time.perf_counter()
+    tables: list[Table] = []
+    figures: list[Figure] = []
+    for ask in (
+        lambda: gpu_checks.parity(small, device, longest),
+        lambda: gpu_checks.products(models, device),
+        lambda: gpu_checks.invariance(small, device, MOST_TOKENS_CUDA if device.type == "cuda" else 600),
+        lambda: gpu_checks.streams(models[0], device, num_batches),
+        lambda: gpu_checks.waits(small, device),
+        lambda: gpu_checks.memory(models[0], device),
+    ):
+        tables.append(_asked(ask))
+        print(f"{time.perf_counter() - started:.0f} s: {tables[-1].title}", flush=True)
+        yield Answer(tables, figures)
     peak, rate = matmul_peak(device), memory_rate(device)
-    rows, figures = [], [Figure("matmul peak, bf16", peak / 1e12, "TFLOP/s"), Figure("memory", rate / 1e12, "TB/s")]
-    for name in models:
-        model = find_model(name)
-        every = lengths_of(model)
-        lengths = [min(every[place], longest) for place in np.linspace(0, len(every) - 1, num_windows).astype(int)]
-        for way, timed in time_model(model, random_windows(model, lengths), device, seconds):
-            row, more = _told(model, way, timed, lengths, peak, rate)
-            rows.append(row)
-            figures += more
-            print(" | ".join(row), flush=True)
+    figures += [Figure("matmul peak, bf16", peak / 1e12, "TFLOP/s"), Figure("memory", rate / 1e12, "TB/s")]
     note = (
         f"Measured in this run: matmul peak {peak / 1e12:.0f} TFLOP/s in BF16, memory {rate / 1e12:.2f} TB/s. "
         f"Chains of element-wise steps: {why_plain() or 'in Triton'}."
     )
     headings = ("model", "way", "tokens/s", "of matmul peak", "of memory bound", "wanted", "host", "peak memory")
-    return Answer([parity, Table("Times", headings, rows, note)], figures)
-
-
-def _parity(names: list[str], device: torch.device, longest: int) -> Table:
-    """Each precision and back end beside the references."""
-    rows = []
-    for name in names:
+    rows: list[list[str]] = []
+    tables.append(Table("Times", headings, rows, note))
+    for name in models:
         model = find_model(name)
-        windows = random_windows(model, [length for length in PARITY_LENGTHS if length <= longest])
-        _, tensors = shape_and_tensors(model, device)
-        reference, cut = reference_of(model, tensors, device), 1 if model.pooling == "mean" else 0
-        expected = measuring.padded(reference, -1, model.num_layers, measuring.in_file_order(1), cut)
-        vectors, _ = expected(windows)
-        for precision in ("fp32", "bf16"):
-            encoder = encoder_of(model, tensors, device, precision)
-            for back_end in encoder.attention_back_ends:
-                encoder.use_attention(back_end)
-                ours, _ = measuring.packed(encoder, model.pooling, model.num_layers, 1 << 20, device)(windows)
-                alone, _ = measuring.packed(encoder, model.pooling, model.num_layers, 1, device)(windows)
-                distance = measuring.largest_distance(ours, vectors)
-                difference = np.abs(ours - alone).max() / np.abs(ours).max()
-                is_well = distance <= (
-                    1e-6 if precision == "fp32" else 1e-4 if model.kind == "dna" else LARGEST_DISTANCE
-                )
-                verdict = "ok" if is_well else "BEYOND"
-                rows.append([name, precision, back_end, f"{distance:.1e}", f"{difference:.1e}", verdict])
-    headings = ("model", "precision", "attention", "largest 1 - cos", "alone and packed", "")
-    return Table("Parity with the reference implementations", headings, rows)
+        every = lengths_of(model)
+        lengths = [min(every[place], longest) for place in np.linspace(0, len(every) - 1, num_windows).astype(int)]
+        windows = random_windows(model, lengths)
+        shape, tensors = shape_and_tensors(model, device)
+        encoder = encoder_of(model, tensors, device, "bf16")
+        for way, timed in chain(
+            time_ours(encoder, model, windows, device, seconds),
+            time_theirs(model, shape, tensors, windows, device, seconds),
+        ):
+            row, more = _told(model, way, timed, lengths, peak, rate)
+            rows.append(row)
+            figures += more
+            print(f"{time.perf_counter() - started:.0f} s: " + " | ".join(row), flush=True)
+        encoder.use_attention(encoder.attention_back_ends[0])
+        some = [windows[at] for at in next(pack(list(map(len, windows)), PROFILED_TOKENS))]
+        table, more = gpu_checks.kernels(encoder, model, some, device)
+        tables.append(table)
+        figures += more
+        del encoder, tensors
+        _free(device)
+        yield Answer(tables, figures)
 
 
-def time_model(model: Model, windows: Windows, device: torch.device, seconds: float) -> Iterator[tuple[str, Timed]]:
-    """Ours with every back end, then transformers' two usual ways."""
-    shape, tensors = shape_and_tensors(model, device)
-    encoder = encoder_of(model, tensors, device, "bf16")
-    for back_end in encoder.attention_back_ends:
+def _asked(ask: Callable[[], Table]) -> Table:
+    """The answer, or what was in its way: the others are still asked."""
+    try:
+        return ask()
+    except Exception as error:
+        traceback.print_exc()
+        return Table("Not answered", ("why",), [[in_one_line(error)]])
+
+
+def time_ours(
+    encoder: Encoder, model: Model, windows: Windows, device: torch.device, seconds: float
+) -> Iterator[tuple[str, Timed]]:
+    """With the back end that would be taken, and with the next one."""
+    for back_end in encoder.attention_back_ends[:2]:
         encoder.use_attention(back_end)
         budget = measure_token_budget(partial(_run_trial, encoder, model, device), device)
         yield f"hpc-embed, {back_end}, {budget:,} tokens", _time_ours(encoder, model, windows, budget, device, seconds)
-    del encoder
-    _free(device)
-    if model.family == "esm2":
-        theirs = esm2_reference(shape, tensors, device, torch.bfloat16)
-        del tensors
-        for way, batches in (
-            ("transformers BF16, sorted, 16,384 tokens", measuring.sorted_by_length(16_384)),
-            ("transformers BF16, batches of 32 in file order", measuring.in_file_order(32)),
-        ):
-            yield way, _time_theirs(theirs, model, windows, batches(windows), device, seconds)
-        del theirs
-    _free(device)
+
+
+def time_theirs(
+    model: Model, shape: Shape, tensors: dict[str, torch.Tensor], windows: Windows, device: torch.device, seconds: float
+) -> Iterator[tuple[str, Timed]]:
+    """transformers' two usual ways, of the family that it has."""
+    if model.family != "esm2":
+        return
+    theirs = esm2_reference(shape, tensors, device, torch.bfloat16)
+    for way, batches in (
+        ("transformers BF16, sorted, 16,384 tokens", measuring.sorted_by_length(16_384)),
+        ("transformers BF16, batches of 32 in file order", measuring.in_file_order(32)),
+    ):
+        yield way, _time_theirs(theirs, model, windows, batches(windows), device, seconds)
 
 
 def _run_trial(encoder: Encoder, model: Model, device: torch.device, num_tokens: int) -> None:
@@ -190,7 +208,7 @@ def _timed(
     for batch in order[:3]:  # what is compiled or allocated once does not count
         run(batch)
     wait(0)
-    _synchronize(device)
+    synchronise(device)
     reset_peak(device)
     num_tokens, queueing, started = 0, 0.0, time.perf_counter()
     at = 0
@@ -204,7 +222,7 @@ def _timed(
         if time.perf_counter() - started > 3 * seconds:
             break
     wait(0)
-    _synchronize(device)
+    synchronise(device)
     spent = time.perf_counter() - started
     return Timed(num_tokens / spent, queueing / spent, peak_bytes(device))
 
@@ -240,12 +258,13 @@ def _told(
 
 def bytes_per_token(model: Model) -> float:
     """Bytes that one token's pass must move, nothing fused with a product: per layer, in BF16 (2 bytes) the products'
-    inputs and results (D, 3 D; D, D; D, F; F, D), GELU in and out (F, F) and attention in and out (3 D, D), rotary in
-    and out (2 D, 2 D), and twice the sum and norm: residual in and out in FP32, the product's result in, the norm out.
+    inputs and results (D, 3 D; D, D; D, F; F, D), GELU in and out (F, F) and attention in and out (3 D, D), the keys'
+    rotary positions in and out (D, D), and twice the sum and norm: residual in and out in FP32, the product's result
+    in, the norm out.
     """
     hidden, inner = model.hidden, model.feed_forward_weights // (2 * model.hidden)
     products = 2 * (4 * hidden + 2 * hidden + (hidden + inner) * 2)
-    steps = 2 * (2 * inner + 4 * hidden + 4 * hidden) + 2 * (8 + 4) * hidden
+    steps = 2 * (2 * inner + 4 * hidden + 2 * hidden) + 2 * (8 + 4) * hidden
     return model.num_layers * (products + steps)
 
 
@@ -266,52 +285,12 @@ def memory_rate(device: torch.device) -> float:
 def _best(function: Callable[[], object], device: torch.device) -> float:
     best = math.inf
     for _ in range(20):
-        _synchronize(device)
+        synchronise(device)
         started = time.perf_counter()
         function()
-        _synchronize(device)
+        synchronise(device)
         best = min(best, time.perf_counter() - started)
     return best
-
-
-def lengths_of(model: Model) -> list[int]:
-    """Tokens of each window."""
-    if model.kind == "dna":
-        drawn = np.random.default_rng(0).lognormal(np.log(300), 0.7, 2000)
-        return [int(length) for length in np.clip(drawn, 20, MOST_TOKENS)]
-    return [min(int(line), 1022) + 2 for line in LENGTHS.read_text().split()]
-
-
-def random_windows(model: Model, lengths: list[int]) -> Windows:
-    """Ordinary tokens."""
-    generator = np.random.default_rng(0)
-    high = 24 if model.kind == "protein" else 4096
-    return [generator.integers(4, high, length).astype(np.uint16) for length in lengths]
-
-
-def shape_and_tensors(model: Model, device: torch.device) -> tuple[Shape, dict[str, torch.Tensor]]:
-    """Random weights, drawn on the device."""
-    assert model.shape is not None
-    return model.shape, random_weights(FAMILIES[model.family], model.shape, 0, device.type)
-
-
-def encoder_of(model: Model, tensors: dict[str, torch.Tensor], device: torch.device, precision: str) -> Encoder:
-    """Ours."""
-    assert model.shape is not None
-    family = FAMILIES[model.family]
-    return PackedEncoder(family, model.shape, tensors, source="benchmark", device=device, precision=precision)
-
-
-def reference_of(model: Model, tensors: dict[str, torch.Tensor], device: torch.device) -> Reference:
-    """The reference implementation, its tokens taken from the host and its states brought back."""
-    assert model.shape is not None
-    reference = REFERENCES[model.family](model.shape, tensors, device)
-    return lambda tokens, padding, layer: reference(tokens.to(device), padding, layer).cpu()
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _free(device: torch.device) -> None:
@@ -324,19 +303,21 @@ def main() -> None:
     """Measure, print, and write a report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--seconds", type=float, default=4.0, help="for each model and way")
+    parser.add_argument("--seconds", type=float, default=2.0, help="for each model and way")
     parser.add_argument("--windows", type=int, default=2000, help="of the lengths, evenly spaced")
     parser.add_argument("--longest", type=int, default=MOST_TOKENS, help="tokens of a window; longer ones are cut")
+    parser.add_argument("--batches", type=int, default=2000, help="random ones, beside the same with waiting")
     parser.add_argument("--device", default="cuda", help="cuda; cpu only shows that the script runs")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--reports", type=Path, default=Path(__file__).parent / "reports")
+    parser.add_argument("--report", type=Path, help="Markdown, with JSON lines beside it; written as answers come in")
     options = parser.parse_args()
-    device = torch.device(options.device)
-    found = answer(options.models, device, options.windows, options.seconds, options.longest)
+    device = find_device("cpu" if options.device == "cpu" else 0)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "a CPU, which only shows that this runs"
+    found = Answer([], [])
+    for found in answer(options.models, device, options.windows, options.seconds, options.longest, options.batches):
+        if options.report:
+            measuring.write_report(options.report, f"hpc-embed on {name}", found)
     measuring.show(found, as_json=options.json)
-    if device.type == "cuda":
-        path = options.reports / f"{datetime.now(UTC).date()}-gpu.md"
-        measuring.write_report(path, f"hpc-embed on {torch.cuda.get_device_name(device)}", found)
 
 
 if __name__ == "__main__":

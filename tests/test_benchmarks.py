@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import gpu, measuring
+from benchmarks import gpu, gpu_models, measuring
 from benchmarks.proteins_cpu import FASTA
 from hpc_embed.engine import processor
 from hpc_embed.registry import find_model
@@ -42,7 +42,20 @@ def lines_of(command: list[str]) -> dict[str, tuple[float, str]]:
 
 def test_the_gpu_script_needs_little_and_goes_through_on_a_cpu() -> None:
     models = {"esm2_t6_8M", *(["dnabert_s"] if processor.has_bf16() else [])}  # slow without such instructions
-    options = ["--device", "cpu", "--models", *models, "--windows", "2", "--seconds", "0.1", "--longest", "17"]
+    options = [
+        "--device",
+        "cpu",
+        "--models",
+        *models,
+        "--windows",
+        "2",
+        "--seconds",
+        "0.1",
+        "--longest",
+        "17",
+        "--batches",
+        "3",
+    ]
     figures = lines_of([sys.executable, "-c", WITHOUT_PACKAGES, *options, "--json"])
     assert {name.split(":")[0] for name in figures} == {"matmul peak, bf16", "memory", *models}
     assert any("transformers BF16, batches of 32" in name for name in figures)
@@ -84,7 +97,7 @@ def test_lengths_are_those_of_every_tenth_protein() -> None:
                 lengths.append(0)
             else:
                 lengths[-1] += len(line.strip())
-    assert [int(line) for line in gpu.LENGTHS.read_text().split()] == lengths[::10]
+    assert [int(line) for line in gpu_models.LENGTHS.read_text().split()] == lengths[::10]
 
 
 def test_sorted_batches_count_their_padding() -> None:
@@ -116,5 +129,5 @@ def test_a_report_names_hardware_versions_and_command(tmp_path: Path) -> None:
 
 def test_a_token_of_esm2_8m_moves_what_the_formula_says() -> None:
     assert gpu.bytes_per_token(find_model("esm2_t6_8M")) == 6 * (
-        2 * (6 * 320 + 2 * 1600) + 2 * (2 * 1280 + 8 * 320) + 24 * 320
+        2 * (6 * 320 + 2 * 1600) + 2 * (2 * 1280 + 6 * 320) + 24 * 320
     )

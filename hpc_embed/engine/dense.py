@@ -11,11 +11,12 @@ afterwards, as the hardware that can does inside.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn.functional import linear, pad
 
 from hpc_embed.engine import chains, processor
 from hpc_embed.engine.chains import activated
@@ -42,6 +43,7 @@ class Dense:
         self.is_laid_out: bool = device.type == "cpu" and products(self._inner) == "oneDNN"
         if self.is_laid_out:
             self._weight_ED = torch.ops.mkldnn._reorder_linear_weight(self._weight_ED)
+        self._block = BLOCK_ROWS if self.is_laid_out and dtype == torch.bfloat16 and processor.has_amx() else None
 
     def __call__(self, x_RD: Tensor) -> Tensor:
         """[R, E] in the layer's precision."""
@@ -71,18 +73,31 @@ class Dense:
         return linear(x_RD.to(self._dtype).to(self._inner), self._weight_ED, self._bias_E)
 
     def _product(self, x_RD: Tensor, step: str, algorithm: str = "") -> Tensor:
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(
-            x_RD.to(self._dtype).to(self._inner), self._weight_ED, self._bias_E, step, [], algorithm
-        )
-        return out.to(self._dtype)
+        def run(rows: Tensor) -> Tensor:
+            out: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._weight_ED, self._bias_E, step, [], algorithm)
+            return out
+
+        return self._in_blocks(run, x_RD.to(self._dtype).to(self._inner)).to(self._dtype)
 
     def _joined(self, x_RD: Tensor, other_RE: Tensor, step: str) -> Tensor:
-        out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(
-            x_RD.to(self._dtype).to(self._inner), other_RE.to(self._inner), self._weight_ED, self._bias_E, step
-        )
-        return out.to(self._dtype)
+        def run(rows: Tensor, others: Tensor) -> Tensor:
+            out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(rows, others, self._weight_ED, self._bias_E, step)
+            return out
+
+        return self._in_blocks(run, x_RD.to(self._dtype).to(self._inner), other_RE.to(self._inner)).to(self._dtype)
+
+    def _in_blocks(self, run: Callable[..., Tensor], *operands: Tensor) -> Tensor:
+        """The product; where its bits depend on the number of rows, of so many rows at a time, the last filled up."""
+        num_rows = len(operands[0])
+        if self._block is None or num_rows == self._block:
+            return run(*operands)
+        num_more = -num_rows % self._block
+        blocks = [torch.split(pad(operand, (0, 0, 0, num_more)), self._block) for operand in operands]
+        return torch.cat([run(*each) for each in zip(*blocks, strict=True)])[:num_rows]
 
 
+BLOCK_ROWS = 512
+"""oneDNN's BF16 products with AMX add up in another order for other numbers of rows, also of thousands."""
 FASTER = {("AuthenticAMD", "avx512"): "oneDNN", ("AuthenticAMD", "avx2"): "MKL"}
 """By the processor's maker and instructions, as measured; what was not has oneDNN."""
 

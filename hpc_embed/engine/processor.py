@@ -12,6 +12,11 @@ def has_bf16() -> bool:
     return bool({"avx512_bf16", "amx_bf16"} & flags())
 
 
+def has_amx() -> bool:
+    """True where it multiplies BF16 by tiles."""
+    return "amx_bf16" in flags()
+
+
 def flags() -> set[str]:
     """Names of its features, as Linux spells them."""
     return set((_entry("flags") or _entry("Features")).split())
