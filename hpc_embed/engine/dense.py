@@ -3,7 +3,7 @@
 torch brings two. oneDNN, for which weights are laid out once, takes activations, products and sums along and comes
 near the peak of AVX-512, where MKL on AMD's processors keeps to half of it. At AVX2 it is the other way round: there
 MKL has 91 % of the peak with GELU behind it and oneDNN 72 %. Each adds up in one order once there are enough rows
-(`embedding.py: FEWEST_ROWS_CPU`). Where a CPU cannot multiply BF16, its numbers are multiplied in float32 and rounded
+(`embedding.py: FEWEST_ROWS`). Where a CPU cannot multiply BF16, its numbers are multiplied in float32 and rounded
 afterwards, as the hardware that can does inside.
 """
 
@@ -39,6 +39,8 @@ class Dense:
         self._dtype = dtype
         self._inner = torch.float32 if device.type == "cpu" and _multiplies_in_float32(dtype) else dtype
         self._weight_ED = weight_ED.to(device, dtype).to(self._inner)
+        if device.type == "cuda" and bias_E is None:
+            bias_E = weight_ED.new_zeros(len(weight_ED))  # products with a bias alone can be told to add in one order
         self._bias_E = None if bias_E is None else bias_E.to(device, dtype).to(self._inner)
         self.is_laid_out: bool = device.type == "cpu" and products(self._inner) == "oneDNN"
         if self.is_laid_out:

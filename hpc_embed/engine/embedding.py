@@ -19,9 +19,9 @@ from hpc_embed.families.family import Special
 from hpc_embed.registry import PER_BASE, PER_LETTER, WITH_SPECIAL
 from hpc_embed.run.outputs import Outputs, outputs_of
 
-FEWEST_ROWS_CPU = 64
-"""CPU matrix products of fewer rows (measured: one with oneDNN, up to 11 with MKL) add up in another order, so
-that a window alone would differ in the last bit from the same window in a batch. A filler makes up the number."""
+FEWEST_ROWS = 64
+"""Matrix products of fewer rows (measured: one with oneDNN and with cuBLAS, up to 11 with MKL) add up in another order,
+so that a window alone would differ in the last bit from the same window in a batch. A filler makes up the number."""
 FILLER_TOKEN = 4
 """An ordinary token of every vocabulary; a filler's vector is thrown away."""
 
@@ -73,8 +73,8 @@ def embed_outputs(
     """Every output of one pass, each the bits that its own pass would give. `letters_V` tells how many letters each
     token stands for, which `per_base` alone asks for."""
     num_windows, num_tokens = len(windows), sum(map(len, windows))
-    if device.type == "cpu" and num_tokens < FEWEST_ROWS_CPU:
-        windows = [*windows, np.full(FEWEST_ROWS_CPU - num_tokens, FILLER_TOKEN, dtype=windows[0].dtype)]
+    if num_tokens < FEWEST_ROWS:
+        windows = [*windows, np.full(FEWEST_ROWS - num_tokens, FILLER_TOKEN, dtype=windows[0].dtype)]
     batch = make_batch(windows, device, special)
     states = encoder.states(batch, outputs.layers)
     letters_T = letters_V[np.concatenate(windows)] if letters_V is not None and PER_BASE in outputs.poolings else None

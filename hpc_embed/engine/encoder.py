@@ -16,6 +16,7 @@ from torch.nn.functional import embedding
 
 from hpc_embed.engine.attention import available_back_ends, make_attention, why_not
 from hpc_embed.engine.batches import PackedBatch
+from hpc_embed.engine.device import sum_in_one_order
 from hpc_embed.engine.fusion import why_plain
 from hpc_embed.engine.layers import Assembly, Layer
 from hpc_embed.engine.rotary import Rotary
@@ -39,6 +40,8 @@ class Encoder:
         self.family, self.shape = family, shape
         self._device = device
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        if device.type == "cuda" and precision == "bf16":
+            sum_in_one_order(device)
         assembly = Assembly(family, shape, tensors, source, device, self._dtype)
         self._embeddings_VD, self._embedding_norm = assembly.embeddings(), assembly.embedding_norm()
         self._layers = [assembly.layer(index) for index in range(shape.num_layers)]

@@ -104,30 +104,46 @@ def test_amds_gpus_are_known_by_name(name: str, has_code: bool, monkeypatch: pyt
     assert device.has_code(torch.device("cuda", 0)) is has_code
 
 
-@pytest.mark.parametrize("is_new", [True, False])
-def test_products_are_kept_exact_whatever_the_environment_says(is_new: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fake of torch's switches, as they are now and as they were before 2.9."""
+class Switches:
+    """A fake of torch's, as they were before 2.9: whole numbers of bits, and no second switch for split sums."""
 
-    class Older:
-        allow_tf32 = True
+    allow_tf32 = True
 
-        def __setattr__(self, name: str, value: object) -> None:
-            if not isinstance(value, bool):
-                raise TypeError(name)
-            object.__setattr__(self, name, value)
+    def __setattr__(self, name: str, value: object) -> None:
+        if not isinstance(value, bool):
+            raise TypeError(name)
+        object.__setattr__(self, name, value)
 
-    matmul = SimpleNamespace(fp32_precision="tf32") if is_new else Older()
+
+@pytest.mark.parametrize("matmul", [SimpleNamespace(fp32_precision="tf32"), Switches()])
+def test_fp32_is_true_fp32_whatever_the_environment_says(matmul: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cuda, "matmul", matmul)
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
     device.keep_exact()
     assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
-    if is_new:
-        assert vars(matmul) == {"fp32_precision": "ieee", "allow_bf16_reduced_precision_reduction": (False, False)}
-    else:
-        assert vars(matmul) == {"allow_tf32": False, "allow_bf16_reduced_precision_reduction": False}
+    assert vars(matmul) == ({"allow_tf32": False} if isinstance(matmul, Switches) else {"fp32_precision": "ieee"})
 
 
-def test_the_switches_are_those_of_this_torch() -> None:
-    device.keep_exact()
+def test_sums_are_in_one_order_where_torch_has_a_switch_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    matmul = SimpleNamespace()
+    monkeypatch.setattr(torch.backends.cuda, "matmul", matmul)
+    monkeypatch.setattr(torch.backends.cuda, "preferred_blas_library", asked.append)
+    assert device.sum_in_one_order(CPU)
+    assert asked == ["cublaslt"]
+    assert vars(matmul) == {"allow_bf16_reduced_precision_reduction": (False, False)}
+    monkeypatch.setattr(torch.backends.cuda, "matmul", Switches())
+    assert not device.sum_in_one_order(CPU)
     assert torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction is False
-    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_a_switch_that_a_product_does_not_go_with_is_turned_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: object) -> None:
+        raise RuntimeError("allow_splitk=False requires the cuBLASLt backend")
+
+    matmul = SimpleNamespace()
+    monkeypatch.setattr(torch.backends.cuda, "matmul", matmul)
+    monkeypatch.setattr(torch.backends.cuda, "preferred_blas_library", lambda _: None)
+    monkeypatch.setattr(device, "linear", refuses)
+    assert not device.sum_in_one_order(CPU)
+    assert vars(matmul) == {"allow_bf16_reduced_precision_reduction": False}
