@@ -56,7 +56,7 @@ install_apptainer() {
 make_base() {
   echo "making a base for the image in $prefix/base"
   rm -rf "$prefix/base" "$prefix/base.owned"
-  mmdebstrap --quiet --variant=minbase --include=python3,python3-venv,python3-pip,ca-certificates \
+  mmdebstrap --quiet --variant=minbase --include=python3,python3-venv,python3-pip,python3-dev,g++,ca-certificates \
     bookworm "$prefix/base.owned" "$mirror"
   # one owner for all files, as a build without privileges needs it
   cp --recursive --no-preserve=ownership "$prefix/base.owned" "$prefix/base.tmp"
@@ -66,5 +66,5 @@ make_base() {
 
 mkdir -p "$prefix"
 "$prefix/root/usr/bin/apptainer" --version >/dev/null 2>&1 || install_apptainer
-[ -d "$prefix/base" ] || make_base
+[ -x "$prefix/base/usr/bin/c++" ] || make_base
 "$prefix/root/usr/bin/apptainer" --version

@@ -23,6 +23,8 @@ class WorkerReady(NamedTuple):
     precision: str
     token_budget: int
     dimension: int
+    kernels: str = ""
+    """By what attention and the steps between the products run."""
     notes: tuple[str, ...] = ()
     """What the device cannot do, and how it goes on without."""
 

@@ -63,6 +63,22 @@ def test_the_gpu_script_needs_little_and_goes_through_on_a_cpu() -> None:
     assert all(value > 0 for value, _ in figures.values())
 
 
+def test_the_kernels_of_a_gpu_spill_nothing_read_wide_and_use_tensor_cores() -> None:
+    """Compiled in the form in which encoders launch them; no GPU is needed."""
+    pytest.importorskip("triton", reason="on x86-64 alone")
+    models = ["esm2_t12_35M", "esm2_t33_650M", "dnabert_s", "esmc_300m", "ankh_base"]
+    figures = lines_of([sys.executable, "-m", "benchmarks.gpu_code", "--models", *models, "--json"])
+    kernels = {tuple(name.split(":")[0].split()) for name in figures if " sm_" in name}
+    assert {capability for _, _, capability in kernels} == {"sm_80", "sm_90", "sm_100"}
+    assert {kernel for _, kernel, _ in kernels} == {"attend", "rotate", "norm_sum", "norm_parts", "activate"}
+    for place in kernels:
+        name = " ".join(place)
+        assert figures[f"{name}: spills"] == (0, ""), name
+        assert figures[f"{name}: accesses of one or two bytes"] == (0, ""), name
+        assert (figures[f"{name}: tensor-core instructions"][0] > 0) == (place[1] == "attend"), name
+    assert figures["esm2_t33_650M H100: at most"][0] > figures["esm2_t33_650M A100: at most"][0] > 0
+
+
 def test_the_protein_benchmark_compares_the_ways_it_names(globins: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.proteins_cpu", "--fasta", str(globins), "--records", "2"]
     command += ["--seconds", "0.1", "--json"]

@@ -148,7 +148,8 @@ class Crew:
             case WorkerReady():
                 member.is_ready = True
                 if not self._ready_said:
-                    note(f"{event.device}: {event.precision}, batches of {event.token_budget:,} tokens")
+                    how = ", ".join(filter(None, (event.precision, event.kernels)))
+                    note(f"{event.device}: {how}, batches of {event.token_budget:,} tokens")
                     for each in event.notes:
                         note(f"{event.device}: {each}")
                 self._ready_said = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import resource
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -228,6 +229,8 @@ def facts() -> list[tuple[str, bool, str]]:
         found.append((f"gpu {index}", True, f"{detail}, {back_ends}, {compiled}"))
     if not found:
         found.append(("gpu", False, f"torch {torch.__version__} sees none; hpc-embed runs on the CPU"))
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    found.append(("compiler", True, compiler or "none, which Triton wants for a GPU's kernels; installing gcc helps"))
     cpu = torch.device("cpu")
     precision = "BF16 instructions" if has_bf16(cpu) else "no BF16 instructions"
     level = kernel.level()

@@ -9,6 +9,8 @@ lies beside it: the bits of a window do not depend on the batch. Queries get the
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 import triton
@@ -20,19 +22,31 @@ from hpc_embed.engine.kernels.attention import attend
 from hpc_embed.engine.rotary import Rotary
 from hpc_embed.engine.transfers import to_device
 
-
-class Blocks:
-    """Queries and keys of a block, and warps of a program, by head dimension and precision."""
-
-    def __init__(self, queries: int, keys: int, warps: int, stages: int = 3) -> None:
-        self.queries, self.keys, self.warps, self.stages = queries, keys, warps, stages
+HOPPER = 9
 
 
-def blocks_for(head_dim: int, dtype: torch.dtype) -> Blocks:
-    """Measured on an H200 on the lengths of real proteins; a table, never a timing, since bits depend on it."""
+class Blocks(NamedTuple):
+    """Queries and keys of a block, warps of a program, and blocks of keys that are on their way at a time."""
+
+    queries: int
+    keys: int
+    warps: int
+    stages: int
+
+
+def blocks_for(head_dim: int, dtype: torch.dtype, generation: int, is_rotary: bool) -> Blocks:
+    """By head dimension, precision and a GPU's major capability. Measured on an H200 on the lengths of real proteins,
+    and for others chosen by what their code spills; a table and never a timing, since bits depend on it."""
     if dtype == torch.float32:
         return Blocks(32, 32, 4, 2)
-    return Blocks(64, 64, 4) if head_dim <= 64 else Blocks(64, 32, 4)
+    if 16 < head_dim <= 32 or head_dim > 64:
+        return Blocks(64, 32, 4, 3)
+    return Blocks(64, 64, 4, 2 if is_rotary and generation < HOPPER else 3)
+
+
+def generation_of(device: torch.device) -> int:
+    """A GPU's major capability; the interpreter plays the newest that was measured."""
+    return torch.cuda.get_device_capability(device)[0] if device.type == "cuda" else HOPPER
 
 
 class TritonAttention:
@@ -45,7 +59,9 @@ class TritonAttention:
 
     def __call__(self, qkv_T3HK: Tensor, rotary: Rotary | None, batch: PackedBatch) -> Tensor:
         num_heads, head_dim = qkv_T3HK.shape[2:]
-        blocks = self._blocks or blocks_for(head_dim, qkv_T3HK.dtype)
+        blocks = self._blocks or blocks_for(
+            head_dim, qkv_T3HK.dtype, generation_of(qkv_T3HK.device), rotary is not None
+        )
         if batch is not self._batch or self._tiles_N3 is None:
             self._batch, self._tiles_N3 = batch, tiles(batch, blocks.queries)
         q_THK, k_T1HK, v_THK = qkv_T3HK[:, 0], qkv_T3HK[:, 1:2], qkv_T3HK[:, 2]

@@ -108,9 +108,10 @@ def gate(gate_TF: Tensor, value_TF: Tensor, activation: Activation = "gelu") -> 
 
 def _activate(x_TF: Tensor, gated_TF: Tensor, activation: Activation) -> Tensor:
     assert x_TF.is_contiguous() and gated_TF.is_contiguous()
-    number, has_gate = x_TF.numel(), gated_TF is not x_TF
-    grid = (triton.cdiv(number, TILE),)
-    kernels.activate[grid](x_TF, gated_TF, number, ACTIVATION=activation, HAS_GATE=has_gate, SIZE=TILE)
+    num_rows, width = x_TF.shape
+    kernels.activate[(triton.cdiv(num_rows * width, TILE),)](
+        *(x_TF, gated_TF, num_rows), F=width, ACTIVATION=activation, HAS_GATE=gated_TF is not x_TF, SIZE=TILE
+    )
     return gated_TF
 
 

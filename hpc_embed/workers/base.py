@@ -18,6 +18,8 @@ from hpc_embed.run.files import make_folder
 from hpc_embed.run.identity import ModelIdentity
 from hpc_embed.run.plan import Embedding
 
+KERNELS = ("attention", "chains")
+"""Versions that say by what a device computes."""
 Tokens = NDArray[np.integer]
 """The tokens of one window, special ones included."""
 
@@ -153,7 +155,8 @@ class BaseEmbeddingWorker(ABC):
         model = self.load(device_id)
         canary = self._canary(model)
         token_budget = batch_size or model.measure_token_budget()
-        events.put(WorkerReady(model.device, model.precision, token_budget, model.dimension, model.notes))
+        kernels = ", ".join(f"{name} by {model.versions[name]}" for name in KERNELS if name in model.versions)
+        events.put(WorkerReady(model.device, model.precision, token_budget, model.dimension, kernels, model.notes))
         with ThreadPoolExecutor(1, "pieces") as writer:
             loop = Loop(
                 model=model,

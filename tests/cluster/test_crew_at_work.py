@@ -96,7 +96,7 @@ class Process:
 
 
 Part = Callable[[Process], Iterator[None]]
-READY = WorkerReady("cpu", "fp32", 4096, 420)
+READY = WorkerReady("cpu", "fp32", 4096, 420, "attention by kernel")
 
 
 class Stage:
@@ -203,7 +203,9 @@ def test_every_shard_is_done_once(stage: Stage, tmp_path: Path, capsys: pytest.C
     assert all(process.is_started for process in stage.processes)
     assert not any(process.is_killed or process.is_asked_to_stop for process in stage.processes)
     assert sorted(count.amounts) == [5] * 5 + [10] * 5
-    assert capsys.readouterr().err == "cpu: fp32, batches of 4,096 tokens\n", "said once for all of them"
+    assert capsys.readouterr().err == "cpu: fp32, attention by kernel, batches of 4,096 tokens\n", (
+        "said once for all of them"
+    )
 
 
 def test_no_worker_is_started_that_would_have_no_shard(stage: Stage, tmp_path: Path) -> None:

@@ -73,6 +73,29 @@ def test_the_root_of_the_image_is_read_only_and_that_does_no_harm(apptainer: App
     assert "ok" in apptainer("run", image, "doctor").stdout
 
 
+def test_kernels_can_be_compiled_in_it_and_the_log_says_by_what_it_computes(
+    apptainer: Apptainer, image: Path, globins: Path, tmp_path: Path
+) -> None:
+    assert apptainer("exec", image, "cc", "--version").stdout.startswith("cc ")
+    assert re.search(r"compiler +/usr/bin/cc", apptainer("run", image, "doctor").stdout)
+    (tmp_path / "chain.py").write_text(
+        "import torch\n"
+        "from hpc_embed.engine.chains import add_norm\n"
+        "given = torch.ones(3, 8), torch.arange(24.0).view(3, 8), torch.ones(8), torch.zeros(8), 1e-5\n"
+        "compiled = torch.compile(add_norm)(*given)\n"
+        "assert all(torch.allclose(*pair, atol=1e-5) for pair in zip(compiled, add_norm(*given)))\n"
+        "print('compiled')\n"
+    )
+    cache = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    bind = ("--bind", f"{tmp_path}:{tmp_path}")
+    assert "compiled" in apptainer("exec", *bind, image, "python3", tmp_path / "chain.py", env=cache).stdout
+    told = apptainer(
+        *("run", *bind, "--bind", f"{globins.parent}:/input", image, "local", "/input/globins45.fasta"),
+        *("--run-dir", tmp_path / "run", "--workers", 1, *ESM2),
+    ).stderr
+    assert "fp32, attention by kernel, batches of" in told
+
+
 def test_hf_home_is_taken_from_outside(apptainer: Apptainer, image: Path, tmp_path: Path) -> None:
     out = apptainer("run", image, "doctor", env={"HF_HOME": str(tmp_path / "hub")}).stdout
     assert str(tmp_path / "hub" / "hub") in out

@@ -63,7 +63,7 @@ def attention_cases() -> Iterator[dict[str, object]]:
         qkv = (torch.randn(batch.num_tokens, 3, num_heads, head_dim) * head_dim**-0.25).to(dtype)
         frequencies = 10000 ** -(torch.arange(0, head_dim, 2).float() / head_dim)
         bias = bias_of(kind, num_heads)
-        back_end = TritonAttention(bias, Blocks(32, 32, 4))
+        back_end = TritonAttention(bias, Blocks(32, 32, 4, 2))
 
         def rotary(of: PackedBatch, frequencies: Tensor = frequencies, kind: str = kind) -> Rotary | None:
             return Rotary(frequencies, of) if kind == "rotary" else None

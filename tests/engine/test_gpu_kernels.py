@@ -125,3 +125,14 @@ def test_steps_between_the_products_are_the_twins_where_these_run(monkeypatch: p
     dense = Dense(torch.ones(3, 4), None, device=CPU, dtype=torch.float32)
     dense.gated(dense, torch.ones(2, 4), "gelu")
     assert asked[-1] == "gate"
+
+
+@pytest.mark.parametrize("head_dim", [8, 16, 24, 32, 40, 64, 80, 96, 128])
+@pytest.mark.parametrize("generation", [8, 9, 10, 12])
+def test_blocks_fit_into_what_every_gpu_has_for_them(head_dim: int, generation: int) -> None:
+    gpu_attention = pytest.importorskip("hpc_embed.engine.gpu_attention")
+    padded = max(16, 1 << (head_dim - 1).bit_length())
+    for dtype, size in ((torch.bfloat16, 2), (torch.float32, 4)):
+        blocks = gpu_attention.blocks_for(head_dim, dtype, generation, is_rotary=head_dim < 100)
+        shared = size * padded * (blocks.queries + 2 * blocks.keys * blocks.stages)
+        assert shared <= 99 * 1024, "shared memory of a block on the smallest, sm_86 and sm_120"

@@ -1,6 +1,6 @@
 """The chains in Triton. Sums are float32 and within a row; nothing is compiled anew for another number of rows."""
 
-# W = width of queries, keys or values, D = hidden
+# W = width of queries, keys or values, D = hidden, F = feed-forward
 
 import triton
 import triton.language as tl
@@ -91,11 +91,11 @@ def _normed(x, is_in, eps, D: tl.constexpr, IS_RMS: tl.constexpr):
     return x * tl.rsqrt(tl.sum(x * x, 1) / D + eps)[:, None]
 
 
-@triton.jit(do_not_specialize=["number"])
-def activate(x, gated, number, ACTIVATION: tl.constexpr, HAS_GATE: tl.constexpr, SIZE: tl.constexpr):
+@triton.jit(do_not_specialize=["num_rows"])
+def activate(x, gated, num_rows, F: tl.constexpr, ACTIVATION: tl.constexpr, HAS_GATE: tl.constexpr, SIZE: tl.constexpr):
     """x activated over itself, or times what it gates, over that."""
     at = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
-    is_in = at < number
+    is_in = at < num_rows.to(tl.int64) * F  # whole vectors: the compiler sees what F divides by
     result = tl.load(x + at, mask=is_in).to(tl.float32)
     if ACTIVATION == "gelu":
         result *= 0.5 + 0.5 * tl.erf(result * 0.7071067811865476)
