@@ -71,11 +71,10 @@ def sum_in_one_order(device: torch.device) -> bool:
     """BF16 products with a bias, on a GPU: float32 sums, none of them split along the inner dimension, so that a row
     has the same bits among any number of rows. False where this torch has no switch for it, or none that works.
 
-    cuBLASLt alone heeds the switch, and torch raises where another library would be asked.
+    cuBLASLt alone heeds the switch. torch takes it for products with a bias, and raises for others.
     """
     matmul: Any = torch.backends.cuda.matmul
     try:
-        torch.backends.cuda.preferred_blas_library("cublaslt")
         matmul.allow_bf16_reduced_precision_reduction = (False, False)
         weight, bias = torch.ones(64, 64, device=device, dtype=torch.bfloat16), torch.ones(64, device=device)
         for num_rows in (1, 64):
