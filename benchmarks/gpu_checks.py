@@ -172,13 +172,8 @@ def waits(names: Sequence[str], device: torch.device) -> Table:
                 if device.type == "cuda":
                     torch.cuda.set_sync_debug_mode("default")
         finish()
-        places = sorted(
-            {
-                f"{each.filename.rpartition('/')[2]}:{each.lineno}"
-                for each in told
-                if "synchronizing" in str(each.message)
-            }
-        )
+        waiting = [each for each in told if "called a synchronizing" in str(each.message)]
+        places = sorted({f"{each.filename.rpartition('/')[2]}:{each.lineno}" for each in waiting})
         rows.append([name, encoder.attention_name, ", ".join(places) or "none"])
     return Table("Where queueing a batch waits for the device", ("model", "attention", "places"), rows)
 
