@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from hpc_embed.engine import processor
 from hpc_embed.engine.batches import PackedBatch
 from hpc_embed.engine.biases import Alibi, Bias, DistanceTable
 from hpc_embed.engine.rotary import Rotary
@@ -25,8 +26,11 @@ LARGEST_HEAD = 256
 
 def level() -> int:
     """Index into LEVELS of what this processor runs; 0 without the library."""
-    library = _library()
-    return 0 if library is None else int(library.hpc_embed_attention_level())
+    library, flags = _library(), processor.flags()
+    if library is None:
+        return 0
+    most = 3 if "avx512_bf16" in flags else 2 if "avx512f" in flags else 1
+    return min(int(library.hpc_embed_attention_level()), most)
 
 
 def takes(head_dim: int) -> bool:

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from functools import cache
 from pathlib import Path
+
+BEYOND: dict[str, tuple[str, ...]] = {
+    "avx2": ("avx512", "amx"),
+    "avx512": ("avx512_bf16", "amx"),
+    "avx512_bf16": ("amx",),
+}
+"""What HPC_EMBED_MAX_CPU_ISA leaves out; torch's own libraries heed ATEN_CPU_CAPABILITY, ONEDNN_MAX_CPU_ISA and
+MKL_ENABLE_INSTRUCTIONS."""
 
 
 def has_bf16() -> bool:
@@ -18,8 +27,10 @@ def has_amx() -> bool:
 
 
 def flags() -> set[str]:
-    """Names of its features, as Linux spells them."""
-    return set((_entry("flags") or _entry("Features")).split())
+    """Names of its features, as Linux spells them; those beyond HPC_EMBED_MAX_CPU_ISA left out."""
+    found = set((_entry("flags") or _entry("Features")).split())
+    beyond = BEYOND.get(os.environ.get("HPC_EMBED_MAX_CPU_ISA", "").lower(), ())
+    return {flag for flag in found if not flag.startswith(beyond)} if beyond else found
 
 
 def maker() -> str:

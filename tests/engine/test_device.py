@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from hpc_embed.engine import device, processor
+from hpc_embed.engine import device, kernel, processor
 from hpc_embed.engine.device import choose_precision, facts, find_device
 from hpc_embed.errors import EnvironmentFault
 from tests.engine.references import CPU
@@ -143,3 +143,21 @@ def test_a_switch_that_a_product_does_not_go_with_is_turned_back(monkeypatch: py
     monkeypatch.setattr(device, "linear", refuses)
     assert not device.sum_in_one_order(CPU)
     assert vars(matmul) == {"allow_bf16_reduced_precision_reduction": False}
+
+
+@pytest.mark.parametrize(
+    ("most", "left", "level"),
+    [
+        ("", {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}, 3),
+        ("avx512_bf16", {"avx2", "avx512f", "avx512_bf16"}, 3),
+        ("AVX512", {"avx2", "avx512f"}, 2),
+        ("avx2", {"avx2"}, 1),
+    ],
+)
+def test_a_processor_plays_a_lesser_one(most: str, left: set[str], level: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fake of the processor, and of a kernel that was built for everything."""
+    monkeypatch.setattr(processor, "_cpuinfo", lambda: ["flags : avx2 avx512f avx512_bf16 amx_bf16"])
+    monkeypatch.setattr(kernel, "_library", lambda: SimpleNamespace(hpc_embed_attention_level=lambda: 3))
+    monkeypatch.setenv("HPC_EMBED_MAX_CPU_ISA", most)
+    assert processor.flags() == left
+    assert kernel.level() == level
