@@ -60,6 +60,8 @@ def places_of(devices: Sequence[int | str]) -> list[Place]:
     if all(device == "cpu" for device in devices):
         return [Place(device) for device in devices]
     variable, gpus = _found()
+    if len(devices) == 1:
+        return [Place(devices[0], variable, gpus[int(devices[0])])]  # all cores are its own
     buses, ours = _buses(), frozenset(os.sched_getaffinity(0))
     beside = [_cores_beside(buses.get(gpus[int(device)]), ours) for device in devices]
     return [

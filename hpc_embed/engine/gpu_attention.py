@@ -70,7 +70,7 @@ class TritonAttention:
             k_T1HK = rotary.rotated(k_T1HK)
         kind, numbers, reach = _bias_of(self._bias, q_THK)
         out_THK = torch.empty(q_THK.shape, dtype=q_THK.dtype, device=q_THK.device)
-        attend[(num_heads, len(self._tiles_N3))](
+        attend[(num_heads * len(self._tiles_N3),)](  # in one dimension: the others end at 65,535
             *(q_THK, k_T1HK, v_THK, out_THK, self._tiles_N3, cosines, sines, numbers),
             *(q_THK.stride(0), k_T1HK.stride(0), v_THK.stride(0), reach),
             NUM_HEADS=num_heads,

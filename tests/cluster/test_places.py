@@ -91,6 +91,12 @@ def test_more_workers_than_cores_share_them_all(fakes: Fakes, monkeypatch: pytes
     assert [place.cores for place in places_of([0, 1])] == [None, frozenset({6})]
 
 
+def test_a_worker_by_itself_keeps_all_cores_and_nobody_is_asked(fakes: Fakes) -> None:
+    os.environ["CUDA_VISIBLE_DEVICES"] = "4,7"
+    assert places_of([1]) == [Place(1, "CUDA_VISIBLE_DEVICES", "7")]
+    assert fakes.calls("nvidia-smi") == []
+
+
 def test_workers_on_the_cpu_keep_all_cores(fakes: Fakes) -> None:
     assert places_of(["cpu", "cpu"]) == [Place("cpu"), Place("cpu")]
     assert Place("cpu").enter() == "cpu"

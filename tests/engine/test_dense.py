@@ -108,3 +108,17 @@ def test_bf16_without_instructions_for_it_is_the_rounded_product_in_float32(
     assert ((rounded - exact).abs() / (1 + exact.abs())).max() <= 2**-7
     if name in ("plain", "gelu"):
         assert torch.equal(rounded, exact.bfloat16())
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("num_rows", [1, 511, 512, 513, 1300])
+def test_products_of_so_many_rows_at_a_time_are_the_products(
+    name: str, num_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As BF16 is multiplied on a processor with AMX, played here in FP32."""
+    weight, x, other = random(60, 40, seed=0), random(num_rows, 40, seed=1), random(num_rows, 60, seed=2)
+    layer = Dense(weight, random(60, seed=3), device=CPU, dtype=torch.float32)
+    whole = step(layer, name, x, other)
+    layer._block = dense.BLOCK_ROWS
+    assert torch.allclose(step(layer, name, x, other), whole, atol=1e-4)

@@ -34,7 +34,7 @@ def attend(
     KEYS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    head, tile = tl.program_id(0), tl.program_id(1)
+    head, tile = tl.program_id(0) % NUM_HEADS, tl.program_id(0) // NUM_HEADS
     first, begin, end = tl.load(tiles_N3 + 3 * tile), tl.load(tiles_N3 + 3 * tile + 1), tl.load(tiles_N3 + 3 * tile + 2)
     dims, rows = tl.arange(0, PADDED_K), first + tl.arange(0, QUERIES)
     is_query = (rows < end)[:, None] & (dims < K)[None, :]
