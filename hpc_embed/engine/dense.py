@@ -20,6 +20,7 @@ from torch.nn.functional import linear, pad
 
 from hpc_embed.engine import chains, processor
 from hpc_embed.engine.chains import activated
+from hpc_embed.engine.device import sums_may_split
 from hpc_embed.engine.fusion import fused
 from hpc_embed.families.family import Activation
 
@@ -72,7 +73,13 @@ class Dense:
 
     def _linear(self, x_RD: Tensor) -> Tensor:
         """In the precision in which it is multiplied."""
-        return linear(x_RD.to(self._dtype).to(self._inner), self._weight_ED, self._bias_E)
+        x_RD = x_RD.to(self._dtype).to(self._inner)
+        try:
+            return linear(x_RD, self._weight_ED, self._bias_E)
+        except RuntimeError as error:
+            if not sums_may_split(error):
+                raise
+            return linear(x_RD, self._weight_ED, self._bias_E)
 
     def _product(self, x_RD: Tensor, step: str, algorithm: str = "") -> Tensor:
         def run(rows: Tensor) -> Tensor:

@@ -85,6 +85,14 @@ def sum_in_one_order(device: torch.device) -> bool:
     return True
 
 
+def sums_may_split(error: RuntimeError) -> bool:
+    """Turn `sum_in_one_order` back where a product of some shape was refused for it; False for other errors."""
+    if "cuBLASLt" not in str(error):
+        return False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    return True
+
+
 def has_code(device: torch.device) -> bool:
     """True where the installed torch was compiled for a GPU, or can compile what it brings for it.
 

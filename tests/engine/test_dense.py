@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import gelu
+from torch.nn.functional import gelu, linear
 
 from hpc_embed.engine import dense, processor
 from hpc_embed.engine.dense import Dense
@@ -122,3 +122,30 @@ def test_products_of_so_many_rows_at_a_time_are_the_products(
     whole = step(layer, name, x, other)
     layer._block = dense.BLOCK_ROWS
     assert torch.allclose(step(layer, name, x, other), whole, atol=1e-4)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    ("words", "goes_on"), [("allow_splitk=False requires the cuBLASLt backend", True), ("lost", False)]
+)
+def test_a_product_refused_for_the_order_of_its_sums_is_made_without(
+    words: str, goes_on: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fake of torch's product, which refuses once."""
+    monkeypatch.setattr(dense, "products", lambda *_: "torch")
+    layer, x = Dense(random(60, 40, seed=0), None, device=CPU, dtype=torch.float32), random(70, 40, seed=1)
+    expected = layer(x)
+    refused: list[str] = []
+
+    def refuses(*given: Tensor) -> Tensor:
+        if not refused:
+            refused.append(words)
+            raise RuntimeError(words)
+        return linear(*given)
+
+    monkeypatch.setattr(dense, "linear", refuses)
+    if goes_on:
+        assert torch.equal(layer(x), expected)
+    else:
+        with pytest.raises(RuntimeError, match="lost"):
+            layer(x)
