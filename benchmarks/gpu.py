@@ -50,6 +50,7 @@ from hpc_embed.errors import in_one_line
 from hpc_embed.families.family import Shape
 from hpc_embed.planning.cost import cost_of, flops
 from hpc_embed.registry import Model, find_model
+from hpc_embed.workers.loop import BATCHES_IN_FLIGHT
 
 MODELS = ("esm2_t6_8M", "esm2_t12_35M", "esm2_t30_150M", "esm2_t33_650M", "esm2_t36_3B", "dnabert_s")
 SMALL_MODELS = ("esm2_t6_8M", "esm2_t12_35M", "dnabert_s")
@@ -59,7 +60,6 @@ BARS = {"esm2_t33_650M": 0.60, "esm2_t36_3B": 0.65, "dnabert_s": 0.45}
 PROFILED_TOKENS = 65_536
 MEMORY_BARS = {"esm2_t6_8M": 0.60, "esm2_t12_35M": 0.60}
 """Share of the memory bound that is wanted where memory binds."""
-BATCHES_IN_FLIGHT = 2
 
 
 class Timed(NamedTuple):

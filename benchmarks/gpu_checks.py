@@ -20,6 +20,7 @@ from hpc_embed.engine.embedding import Encoder, embed_windows
 from hpc_embed.engine.transfers import to_host
 from hpc_embed.errors import in_one_line
 from hpc_embed.registry import Model, find_model
+from hpc_embed.workers.loop import BATCHES_IN_FLIGHT
 
 PARITY_LENGTHS = [3, 4, 17, 64, 65, 128, 129, 300, 511, 700, 1024]
 LARGEST_DISTANCE = 5e-5
@@ -28,7 +29,6 @@ ROWS = (1, 3, 17, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 MOST_ROWS = 65_536
 OFFSETS = range(1, 128)
 """Tokens in front of a window, so that it begins at every place of a tile."""
-BATCHES_IN_FLIGHT = 2
 TOP_KERNELS = 8
 
 

@@ -101,7 +101,6 @@ class Code(NamedTuple):
     narrow: int
     """Accesses of one or two bytes."""
     widths: dict[str, int]
-    shared_bytes: int
 
 
 def launches(model: Model, capability: int) -> list[Launch]:
@@ -140,9 +139,7 @@ def compiled(launch: Launch, capability: int) -> Code:
             signature[parameter.name], constants[parameter.name] = "constexpr", value
             continue
         if isinstance(value, Tensor):
-            signature[parameter.name] = {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int32: "*i32"}[
-                value.dtype
-            ]
+            signature[parameter.name] = POINTERS[value.dtype]
             aligned = True
         else:
             signature[parameter.name] = "fp32" if isinstance(value, float) else "i32"
@@ -165,7 +162,6 @@ def compiled(launch: Launch, capability: int) -> Code:
         tensor_core=kinds["HMMA"] + kinds["HGMMA"] + kinds["QGMMA"] + kinds["UTCHMMA"] + kinds["UTCQMMA"],
         narrow=sum(number for name, number in memory.items() if name.endswith(NARROW)),
         widths=dict(memory),
-        shared_bytes=made.metadata.shared,
     )
 
 

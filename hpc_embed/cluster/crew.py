@@ -26,10 +26,7 @@ from hpc_embed.cluster.places import Place
 from hpc_embed.cluster.signals import signals_held
 from hpc_embed.cluster.spawning import no_main
 from hpc_embed.cluster.worker_process import POLL_SECONDS, SECONDS_TO_STOP, Assignment, work
-from hpc_embed.errors import (
-    EnvironmentFault,
-    Interrupted,
-)
+from hpc_embed.errors import EnvironmentFault, Interrupted
 from hpc_embed.progress import (
     BatchDone,
     BudgetHalved,

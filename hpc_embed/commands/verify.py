@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from typing import TYPE_CHECKING
 
 from hpc_embed.commands.printing import print_json, print_line, print_table
 from hpc_embed.config import OutputSettings, VerifySettings
 from hpc_embed.errors import EnvironmentFault, Incomplete, UsageError
-from hpc_embed.run.identity import pin_model
+from hpc_embed.run.identity import ModelIdentity, pin_model
 from hpc_embed.run.plan import Embedding
 from hpc_embed.workers.registry import make_worker
+
+if TYPE_CHECKING:  # torch is imported where it is needed only
+    from hpc_embed.workers.verification import Agreement
 
 
 def run(settings: VerifySettings, output: OutputSettings) -> int:
@@ -34,31 +38,14 @@ def run(settings: VerifySettings, output: OutputSettings) -> int:
     worker = make_worker(identity, embedding)
     if not isinstance(worker, TransformerWorker):
         raise UsageError(f"{settings.model}: its worker names no reference.", remedy="See `hpc-embed models`.")
-    from hpc_embed.workers.verification import LARGEST_DISTANCE, verify
+    from hpc_embed.workers.verification import verify
 
     device, found = verify(worker, settings.device, model.kind)
     if output.json:
-        rows = [each._asdict() | {"is_well": each.is_well} for each in found]
-        rows = [{name: None if value == math.inf else value for name, value in row.items()} for row in rows]
         facts = {"model": identity.name, "source": identity.source, "revision": identity.revision}
-        print_json(facts | {"digest": identity.digest, "device": device, "agreements": rows})
+        print_json(facts | {"digest": identity.digest, "device": device, "agreements": list(map(_as_json, found))})
     else:
-        weights = "random weights" if identity.is_untrained else f"{identity.source} {identity.revision}".strip()
-        print_line(f"{identity.name} ({weights}) on {device}, beside the reference implementation in fp32:")
-        print_table(
-            ("precision", "attention", "largest difference", "largest 1 - cos", "bound", ""),
-            [
-                (
-                    each.precision,
-                    each.attention,
-                    f"{each.largest_difference:.1e}",
-                    f"{each.largest_distance:.1e}",
-                    f"{LARGEST_DISTANCE[each.precision]:.0e}",
-                    each.fault or ("ok" if each.is_well else "BEYOND"),
-                )
-                for each in found
-            ],
-        )
+        _print(identity, device, found)
     beyond = [f"{each.precision} with {each.attention}" for each in found if not each.is_well and not each.fault]
     if beyond:
         raise Incomplete(
@@ -66,3 +53,30 @@ def run(settings: VerifySettings, output: OutputSettings) -> int:
             remedy="Use --precision fp32 for this model, and report it.",
         )
     return 0
+
+
+def _as_json(agreement: Agreement) -> dict[str, object]:
+    """JSON has no infinity, which a back end that failed is off by."""
+    fields = agreement._asdict() | {"is_well": agreement.is_well}
+    return {name: None if value == math.inf else value for name, value in fields.items()}
+
+
+def _print(identity: ModelIdentity, device: str, found: list[Agreement]) -> None:
+    from hpc_embed.workers.verification import LARGEST_DISTANCE
+
+    weights = "random weights" if identity.is_untrained else f"{identity.source} {identity.revision}".strip()
+    print_line(f"{identity.name} ({weights}) on {device}, beside the reference implementation in fp32:")
+    print_table(
+        ("precision", "attention", "largest difference", "largest 1 - cos", "bound", ""),
+        [
+            (
+                each.precision,
+                each.attention,
+                f"{each.largest_difference:.1e}",
+                f"{each.largest_distance:.1e}",
+                f"{LARGEST_DISTANCE[each.precision]:.0e}",
+                each.fault or ("ok" if each.is_well else "BEYOND"),
+            )
+            for each in found
+        ],
+    )

@@ -20,7 +20,7 @@ from torch.nn.functional import linear, pad
 
 from hpc_embed.engine import chains, processor
 from hpc_embed.engine.chains import activated
-from hpc_embed.engine.device import sums_may_split
+from hpc_embed.engine.exactness import sums_may_split
 from hpc_embed.engine.fusion import fused
 from hpc_embed.families.family import Activation
 

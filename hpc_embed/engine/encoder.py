@@ -16,7 +16,7 @@ from torch.nn.functional import embedding
 
 from hpc_embed.engine.attention import available_back_ends, make_attention, why_not
 from hpc_embed.engine.batches import PackedBatch
-from hpc_embed.engine.device import sum_in_one_order
+from hpc_embed.engine.exactness import sum_in_one_order
 from hpc_embed.engine.fusion import why_plain
 from hpc_embed.engine.layers import Assembly, Layer
 from hpc_embed.engine.rotary import Rotary

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from hpc_embed.engine import device, kernel, processor
+from hpc_embed.engine import device, exactness, kernel, processor
 from hpc_embed.engine.device import choose_precision, facts, find_device
 from hpc_embed.errors import EnvironmentFault
 from tests.engine.references import CPU
@@ -119,7 +119,7 @@ class Switches:
 def test_fp32_is_true_fp32_whatever_the_environment_says(matmul: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cuda, "matmul", matmul)
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
-    device.keep_exact()
+    exactness.keep_exact()
     assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
     assert vars(matmul) == ({"allow_tf32": False} if isinstance(matmul, Switches) else {"fp32_precision": "ieee"})
 
@@ -127,10 +127,10 @@ def test_fp32_is_true_fp32_whatever_the_environment_says(matmul: object, monkeyp
 def test_sums_are_in_one_order_where_torch_has_a_switch_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
     matmul = SimpleNamespace()
     monkeypatch.setattr(torch.backends.cuda, "matmul", matmul)
-    assert device.sum_in_one_order(CPU)
+    assert exactness.sum_in_one_order(CPU)
     assert vars(matmul) == {"allow_bf16_reduced_precision_reduction": (False, False)}
     monkeypatch.setattr(torch.backends.cuda, "matmul", Switches())
-    assert not device.sum_in_one_order(CPU)
+    assert not exactness.sum_in_one_order(CPU)
     assert torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction is False
 
 
@@ -140,8 +140,8 @@ def test_a_switch_that_a_product_does_not_go_with_is_turned_back(monkeypatch: py
 
     matmul = SimpleNamespace()
     monkeypatch.setattr(torch.backends.cuda, "matmul", matmul)
-    monkeypatch.setattr(device, "linear", refuses)
-    assert not device.sum_in_one_order(CPU)
+    monkeypatch.setattr(exactness, "linear", refuses)
+    assert not exactness.sum_in_one_order(CPU)
     assert vars(matmul) == {"allow_bf16_reduced_precision_reduction": False}
 
 
