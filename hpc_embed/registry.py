@@ -305,7 +305,9 @@ def find_model(name: str) -> Model:
     """The model of that name; a UsageError lists the valid ones."""
     if name == ANY_ENCODER.name:
         return ANY_ENCODER
-    known = models()
+    known = {model.name: model for model in _BUILT_IN}
+    if name not in known:  # an installed package may have it; that one cannot be loaded must not stop the others
+        known = models()
     if name in known:
         return known[name]
     raise UsageError(

@@ -9,6 +9,8 @@ decides, so the dealing is done before any window is looked at again.
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,19 +23,20 @@ class Dealing:
     def __init__(self, lengths_L: Ints, counts_L: Ints, costs_L: Ints, num_shards: int) -> None:
         """Deal so many windows of each length, longest first; costs are positive and fall with the length."""
         loads_S = np.zeros(num_shards, dtype=np.int64)
-        shards: list[NDArray[np.int32]] = []
+        shards: list[Ints] = []
         counts: list[Ints] = []
         for count, cost in zip(counts_L.tolist(), costs_L.tolist(), strict=True):
             dealt_S = deal_equal(loads_S, cost, count)
-            takers = np.flatnonzero(dealt_S)
-            loads_S += dealt_S * cost
-            shards.append(takers.astype(np.int32))
+            takers = dealt_S.nonzero()[0]
             counts.append(dealt_S[takers])
+            shards.append(takers)
+            dealt_S *= cost
+            loads_S += dealt_S
         self._num_shards = num_shards
         self._lengths_L = lengths_L
         self._at_E = np.repeat(np.arange(len(lengths_L)), [len(some) for some in shards])
         """The turns of all shards, length by length: which length, ..."""
-        self._shard_E = np.concatenate(shards)
+        self._shard_E = np.concatenate(shards).astype(np.int32)
         self._counts_E = np.concatenate(counts)
         self._ends_E = np.cumsum(self._counts_E)
         """... and where the turn ends, all windows counted length by length."""
@@ -47,11 +50,13 @@ class Dealing:
 
     def shards_of(self, lengths_N: Ints) -> NDArray[np.int32]:
         """The shards of the next windows. Of equal windows the earlier go to the lower shards."""
-        at_N = len(self._lengths_L) - 1 - np.searchsorted(self._lengths_L[::-1], lengths_N)
-        order_N = np.argsort(at_N.astype(np.uint16) if len(self._lengths_L) < 1 << 16 else at_N, kind="stable")
-        distinct, starts, counts = np.unique(at_N[order_N], return_index=True, return_counts=True)
-        turns_N = np.arange(len(order_N)) + np.repeat(self._next_L[distinct] - starts, counts)
-        self._next_L[distinct] += counts
+        longest = int(self._lengths_L[0])
+        shorter_N = longest - lengths_N
+        order_N = np.argsort(shorter_N.astype(np.uint16) if longest < 1 << 16 else shorter_N, kind="stable")
+        distinct, starts, counts = np.unique(shorter_N[order_N], return_index=True, return_counts=True)
+        at = np.searchsorted(longest - self._lengths_L, distinct)
+        turns_N = np.arange(len(order_N)) + np.repeat(self._next_L[at] - starts, counts)
+        self._next_L[at] += counts
         shard_N = np.empty(len(lengths_N), dtype=np.int32)
         shard_N[order_N] = self._shard_E[np.searchsorted(self._ends_E, turns_N, side="right")]
         return shard_N
@@ -69,13 +74,25 @@ def deal_equal(loads_S: Ints, cost: int, count: int) -> Ints:
         one_S[loads_S.argmin()] = 1
         return one_S
     row_S, rest_S = np.divmod(loads_S, cost)
-    sorted_S = np.sort(row_S)
-    below_S = np.cumsum(sorted_S)
-    number_S = np.arange(1, len(sorted_S) + 1)
-    num_taking = int(np.searchsorted(number_S * sorted_S - below_S, count, side="right"))
-    row = (count + int(below_S[num_taking - 1])) // num_taking
-    dealt_S: Ints = np.maximum(row - row_S, 0)
-    taking = np.flatnonzero(row_S <= row)
-    first = np.argsort(rest_S[taking], kind="stable")[: count - int(dealt_S.sum())]
-    dealt_S[taking[first]] += 1
+    sorted_S = row_S.copy()
+    sorted_S.sort()
+    below_S = sorted_S.cumsum()
+    sorted_S *= _numbers(len(sorted_S))
+    sorted_S -= below_S
+    num_taking = int(sorted_S.searchsorted(count, side="right"))
+    row, num_left = divmod(count + int(below_S[num_taking - 1]), num_taking)
+    dealt_S: Ints = row - row_S
+    if num_left:
+        rest_S[dealt_S < 0] = cost  # not in this row
+        last = np.partition(rest_S, num_left - 1)[num_left - 1]
+        is_taking_S = rest_S < last
+        dealt_S += is_taking_S
+        equal = (rest_S == last).nonzero()[0]
+        dealt_S[equal[: num_left - np.count_nonzero(is_taking_S)]] += 1
+    np.maximum(dealt_S, 0, out=dealt_S)
     return dealt_S
+
+
+@cache
+def _numbers(most: int) -> Ints:
+    return np.arange(1, most + 1)

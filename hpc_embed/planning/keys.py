@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,15 +30,8 @@ WINDOWS_PER_RANGE = 1 << 21
 ALL_ONES = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 
 
-class Keys(NamedTuple):
-    """Keys of consecutive windows."""
-
-    is_first_N: NDArray[np.bool_]
-    keys_N: Ints
-
-
 class WindowKeys:
-    """Keys of all windows, asked for in input order."""
+    """Keys of all windows."""
 
     def __init__(
         self, num_windows: int, digests: Iterable[Rows], folder: Path, memory_bytes: int, threads: Executor
@@ -75,13 +67,16 @@ class WindowKeys:
         bits = np.unpackbits(words.view(np.uint8), bitorder="little")[start & 63 : (start & 63) + stop - start]
         return bits.astype(np.bool_)
 
-    def keys(self, start: int, stop: int) -> Keys:
-        """The keys of some windows; from one call to the next they only go forward."""
-        is_first_N = self.is_first(start, stop)
-        keys_N = self._rank(np.array([start]))[0] + np.cumsum(is_first_N) - 1
+    def num_unique_before(self, window: int) -> int:
+        """How many different windows are in front of one: its key where it is a first one."""
+        return int(self._rank(np.array([window]))[0])
+
+    def keys(self, start: int, stop: int) -> Ints:
+        """The keys of some windows; from one call to the next they only go forward, in one thread."""
+        keys_N: Ints = self.num_unique_before(start) + np.cumsum(self.is_first(start, stop)) - 1
         for repeated_N in self._repeated_between(start, stop):
             keys_N[repeated_N["window"] - start] = self._rank(repeated_N["first"])
-        return Keys(is_first_N, keys_N)
+        return keys_N
 
     def _repeated_between(self, start: int, stop: int) -> Iterator[Rows]:
         for number in range(start // WINDOWS_PER_RANGE, -(-stop // WINDOWS_PER_RANGE)):
@@ -121,9 +116,9 @@ def _grouped(rows_N: Rows) -> tuple[Rows, Ints]:
     return sorted_N, np.flatnonzero(np.concatenate(([True], is_new)))[: len(sorted_N)]
 
 
-def num_distinct(digests: Spill, threads: Executor) -> int:
+def num_distinct(digests: Spill) -> int:
     """How many different digests there are; the spill is used up."""
-    return sum(threads.map(lambda bucket: len(_grouped(digests.take(bucket))[1]), range(digests.num_buckets)))
+    return sum(len(_grouped(digests.take(bucket))[1]) for bucket in range(digests.num_buckets))
 
 
 def _num_ones(words_N: Words) -> Ints:

@@ -178,6 +178,7 @@ class PartWriter:
                     file.close()
 
 
+LETTERS_AT_ONCE = 8 << 20
 KINDS = ("records", "windows", "letters", "leaves")
 
 
@@ -196,13 +197,13 @@ def _leaves(judged: Judged) -> NDArray[np.void]:
     return leaves_N2
 
 
-class PartBlock(NamedTuple):
-    """Some records of a part with their windows."""
+class Windows(NamedTuple):
+    """Some windows of a part."""
 
-    records: pa.RecordBatch
     windows_W: NDArray[np.void]
+    """Lengths and digests."""
     letters: Bytes
-    """Of the windows side by side; empty where they were not asked for."""
+    """Side by side."""
 
 
 def read_leaves(folder: Path, facts: PartFacts) -> Iterator[bytes]:
@@ -219,15 +220,17 @@ def read_windows(folder: Path, facts: PartFacts, most: int = 1 << 20) -> Iterato
             yield windows_W
 
 
-def read_blocks(folder: Path, facts: PartFacts) -> Iterator[PartBlock]:
-    """A part in the blocks in which it was scanned."""
-    files = [(folder / f"{facts.name}.{kind}").open("rb") for kind in KINDS[:3]]
-    try:
-        for batch in pa.ipc.open_stream(files[0]):
-            count = int(np.asarray(batch["num_windows"]).sum())
-            windows_W = np.fromfile(files[1], dtype=WINDOW, count=count)
-            letters = np.fromfile(files[2], dtype=np.uint8, count=int(windows_W["length"].sum()))
-            yield PartBlock(batch, windows_W, letters)
-    finally:
-        for file in files:
-            file.close()
+def read_letters(folder: Path, facts: PartFacts) -> Iterator[Windows]:
+    """The windows of a part with their letters, a few mebibytes at a time or a single window."""
+    with (folder / f"{facts.name}.letters").open("rb") as file:
+        for windows_W in read_windows(folder, facts, most=1 << 16):
+            stops_W = np.cumsum(windows_W["length"])
+            edges = np.flatnonzero(np.diff(stops_W // LETTERS_AT_ONCE)) + 1
+            for some_W in np.split(windows_W, edges):
+                yield Windows(some_W, np.fromfile(file, dtype=np.uint8, count=int(some_W["length"].sum())))
+
+
+def read_records(folder: Path, facts: PartFacts) -> Iterator[pa.RecordBatch]:
+    """The records of a part, as RECORDS, in the blocks in which they were scanned."""
+    with (folder / f"{facts.name}.records").open("rb") as file:
+        yield from pa.ipc.open_stream(file)

@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from functools import partial
+from threading import Event
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -13,8 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from hpc_embed.planning.keys import WindowKeys, num_distinct
+from hpc_embed.planning.lookahead import in_turn
+from hpc_embed.planning.parts import read_records
+from hpc_embed.planning.scan import Scanned
 from hpc_embed.planning.spill import Spill, bucket_of, buckets_for
 from hpc_embed.planning.verdicts import STATUSES
+from hpc_embed.run.files import whole_file
+from hpc_embed.run.layout import RunLayout
 from hpc_embed.sequences import kernel
 from hpc_embed.sequences.kernel import DIGEST, Ints
 
@@ -43,8 +51,56 @@ class Formed(NamedTuple):
     id_digests_N: NDArray[np.void]
 
 
+def write_records(
+    scanned: Scanned, keys: WindowKeys, layout: RunLayout, threads: Executor, memory_bytes: int, stop: Event
+) -> int:
+    """Write records.parquet, unless stopped; how many different ids there are."""
+    num_records = sum(part.num_records for part in scanned.parts)
+    ids = Spill(scanned.folder, "ids", DIGEST, buckets_for(num_records, IDS_PER_BUCKET), memory_bytes)
+    with whole_file(layout.records) as file, _writer(file) as writer:
+        waiting: list[pa.RecordBatch] = []
+        for formed in in_turn(threads, _calls(scanned, keys)):
+            if stop.is_set():
+                raise InterruptedError("another thread ended the plan")
+            ids.add(bucket_of(formed.id_digests_N["high"], ids.num_buckets), formed.id_digests_N)
+            waiting.append(formed.rows)
+            while sum(map(len, waiting)) >= ROW_GROUP_ROWS:
+                waiting = _write_group(writer, waiting)
+        if sum(map(len, waiting)):
+            _write_group(writer, waiting)
+    return num_distinct(ids)
+
+
+def _writer(file: BinaryIO) -> pq.ParquetWriter:
+    return pq.ParquetWriter(
+        file, SCHEMA, compression="snappy", use_dictionary=["status", "reason"], write_statistics=["ordinal"]
+    )
+
+
+def _write_group(writer: pq.ParquetWriter, waiting: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
+    """Write a row group, or what there is of one; what is left."""
+    table = pa.Table.from_batches(waiting)
+    writer.write_table(table.slice(0, ROW_GROUP_ROWS), row_group_size=ROW_GROUP_ROWS)
+    left: list[pa.RecordBatch] = table.slice(ROW_GROUP_ROWS).to_batches()
+    return left
+
+
+def _calls(scanned: Scanned, keys: WindowKeys) -> Iterator[Callable[[], Formed]]:
+    """What forms the records of each block."""
+    source, num_lines = -1, 0
+    start = first = 0
+    for part in scanned.parts:
+        if part.source != source:
+            source, num_lines = part.source, 0
+        for records in read_records(scanned.folder, part):
+            stop = start + int(np.asarray(records["num_windows"]).sum())
+            yield partial(form, records, first, source, num_lines, keys.keys(start, stop))
+            start, first = stop, first + len(records)
+        num_lines += part.num_lines
+
+
 def form(scanned: pa.RecordBatch, first: int, source: int, num_lines_before: int, keys_W: Ints) -> Formed:
-    """Form the records of a block, which stand in PartBlock's form; in any thread.
+    """Form the records of a block; in any thread.
 
     `first` is the ordinal of the first of them; their lines count from so many on.
     """
@@ -62,39 +118,3 @@ def form(scanned: pa.RecordBatch, first: int, source: int, num_lines_before: int
         pa.ListArray.from_arrays(pa.array(offsets), pa.array(keys_W)),
     ]
     return Formed(pa.RecordBatch.from_arrays(columns, schema=SCHEMA), kernel.digests_of(scanned["id"]))
-
-
-class RecordsWriter:
-    """Writes records.parquet in input order, and collects the digests of the ids."""
-
-    def __init__(self, file: BinaryIO, num_records: int, folder: Path, memory_bytes: int) -> None:
-        self._writer = pq.ParquetWriter(
-            file, SCHEMA, compression="snappy", use_dictionary=["status", "reason"], write_statistics=["ordinal"]
-        )
-        self._waiting: list[pa.RecordBatch] = []
-        self._num_waiting = 0
-        self.ids = Spill(folder, "ids", DIGEST, buckets_for(num_records, IDS_PER_BUCKET), memory_bytes)
-
-    def add(self, records: Formed) -> None:
-        """Add the records of the next block."""
-        self._waiting.append(records.rows)
-        self._num_waiting += len(records.rows)
-        self.ids.add(bucket_of(records.id_digests_N["high"], self.ids.num_buckets), records.id_digests_N)
-        while self._num_waiting >= ROW_GROUP_ROWS:
-            self._write(ROW_GROUP_ROWS)
-
-    def _write(self, num_rows: int) -> None:
-        table = pa.Table.from_batches(self._waiting)
-        self._writer.write_table(table.slice(0, num_rows), row_group_size=ROW_GROUP_ROWS)
-        rest = table.slice(num_rows)
-        self._waiting, self._num_waiting = rest.to_batches(), len(rest)
-
-    def __enter__(self) -> RecordsWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None and self._num_waiting:
-            self._write(self._num_waiting)
-        self._writer.close()

@@ -16,11 +16,14 @@ from numpy.typing import NDArray
 from hpc_embed.planning.spill import Rows, Spill
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.shards import write_shard
+from hpc_embed.sequences import kernel
 from hpc_embed.sequences.kernel import Bytes, Ints
 
 ROUTED = np.dtype([("key", "<i8"), ("length", "<i8"), ("shard", "<i4")])
 GROUP_BYTES = 64 << 20
 """Letters and rows of one group; a thread that writes its shards takes some three times as much."""
+FEWEST_GROUPS = 8
+"""For the threads to share, where there are as many shards."""
 
 
 class Sorted(NamedTuple):
@@ -50,16 +53,18 @@ class Routing:
     def num_groups(self) -> int:
         return len(self._edges) - 1
 
-    def sort(self, keys_N: Ints, lengths_N: Ints, shard_N: NDArray[np.int32], letters: pa.LargeBinaryArray) -> Sorted:
-        """Sort windows by the group that they go to; in any thread."""
+    def sort(self, keys_N: Ints, lengths_N: Ints, shard_N: NDArray[np.int32], letters: Bytes, starts_N: Ints) -> Sorted:
+        """Sort windows, which begin in `letters` at `starts_N`, by the group that they go to; in any thread."""
         rows_N = np.empty(len(keys_N), dtype=ROUTED)
         rows_N["key"], rows_N["length"], rows_N["shard"] = keys_N, lengths_N, shard_N
         group_N = self._group_S[shard_N]
         order_N = np.argsort(group_N.astype(np.uint16), kind="stable")
-        content, offsets = _side_by_side(letters.take(pa.array(order_N)))
+        rows_N, lengths_N = rows_N[order_N], lengths_N[order_N]
+        stops_N = np.concatenate(([0], np.cumsum(lengths_N)))
         groups, starts = np.unique(group_N[order_N], return_index=True)
         edges = np.append(starts, len(rows_N))
-        return Sorted(groups.tolist(), edges.tolist(), rows_N[order_N], content, offsets[edges])
+        gathered = kernel.gather(letters, starts_N[order_N], lengths_N)
+        return Sorted(groups.tolist(), edges.tolist(), rows_N, gathered, stops_N[edges])
 
     def add(self, windows: Sorted) -> None:
         """Send windows on their way, in the order of their keys."""
@@ -74,9 +79,11 @@ class Routing:
         """Write the shards of one group, several at a time since each waits for the disk; how many they are."""
         rows_N, content = self._rows.take(group), self._letters.take(group)
         first, stop = int(self._edges[group]), int(self._edges[group + 1])
-        letters = large_binary(content, rows_N["length"])
+        starts_N = np.cumsum(rows_N["length"]) - rows_N["length"]
         order_N = np.argsort((rows_N["shard"] - first).astype(np.uint16), kind="stable")
-        keys_N, shard_N, letters = rows_N["key"][order_N], rows_N["shard"][order_N], letters.take(pa.array(order_N))
+        rows_N, starts_N = rows_N[order_N], starts_N[order_N]
+        keys_N, shard_N, lengths_N = (np.ascontiguousarray(rows_N[name]) for name in ("key", "shard", "length"))
+        letters = _large_binary(kernel.gather(content, starts_N, lengths_N), lengths_N)
         edges = np.searchsorted(shard_N, np.arange(first, stop + 1)).tolist()
         spans = list(zip(range(first, stop), pairwise(edges), strict=True))
 
@@ -90,24 +97,18 @@ class Routing:
 
 def _group_edges(num_bytes_S: NDArray[np.float64]) -> Ints:
     """Where groups of neighbouring shards begin and end; each is of at most GROUP_BYTES, or a single shard."""
+    most = min(GROUP_BYTES, num_bytes_S.sum() / FEWEST_GROUPS)
     edges, so_far = [0], 0
     for shard, num_bytes in enumerate(num_bytes_S.tolist()):
-        if shard > edges[-1] and (so_far + num_bytes > GROUP_BYTES or shard - edges[-1] >= 1 << 16):
+        if shard > edges[-1] and (so_far + num_bytes > most or shard - edges[-1] >= 1 << 16):
             edges.append(shard)
             so_far = 0
         so_far += num_bytes
     return np.array([*edges, len(num_bytes_S)])
 
 
-def large_binary(content: Bytes, lengths_N: Ints) -> pa.LargeBinaryArray:
+def _large_binary(content: Bytes, lengths_N: Ints) -> pa.LargeBinaryArray:
     """Sequences that stand side by side, as an array of them; nothing is copied."""
     offsets = np.concatenate(([0], np.cumsum(lengths_N)))
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(content))]
     return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(lengths_N), buffers)
-
-
-def _side_by_side(letters: pa.LargeBinaryArray) -> tuple[Bytes, Ints]:
-    """Content and offsets of an array that was just made, and so begins at 0."""
-    _, offsets, content = letters.buffers()
-    letters_of_all = np.frombuffer(content, dtype=np.uint8) if content else np.empty(0, dtype=np.uint8)
-    return letters_of_all, np.frombuffer(offsets, dtype=np.int64)[: len(letters) + 1]

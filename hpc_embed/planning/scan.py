@@ -24,6 +24,7 @@ from hpc_embed.planning.verdicts import Judge
 from hpc_embed.progress import Counting
 from hpc_embed.registry import Kind, Model
 from hpc_embed.run.plan import InputFile
+from hpc_embed.sequences import sources
 from hpc_embed.sequences.blocks import Block, parse_block
 from hpc_embed.sequences.formats import Format, Piece, first_records, format_of, pieces_of, size_of
 from hpc_embed.sequences.gaps import is_alignment
@@ -32,19 +33,18 @@ from hpc_embed.sequences.sources import (
     STANDARD_INPUT,
     Read,
     Stretch,
-    blocks_of,
+    blocks_within,
     is_plain_file,
     opened,
     reader,
-    stretch_reader,
 )
 from hpc_embed.sequences.tables import Columns
 
 SAMPLE_BYTES = 1 << 20
 SAMPLE_RECORDS = 1000
-LEAST_PART_BYTES = 64 << 20
-MOST_PARTS = 1024
-"""Of a plain file: of larger ones the parts are larger."""
+PART_BYTES = 64 << 20
+FEWEST_PARTS, MOST_PARTS = 16, 1024
+"""Of a plain file: where PART_BYTES would give fewer or more, the parts are smaller, down to a block, or larger."""
 LARGE_BLOCK_BYTES = 48 << 20
 
 
@@ -185,7 +185,7 @@ class _Scanner:
         if one.read is not None or one.format != "FASTA" or not is_plain_file(one.source):
             return [threads.submit(self._stream, index, one)]
         size = Path(one.source).stat().st_size
-        width = max(LEAST_PART_BYTES, -(-size // MOST_PARTS))
+        width = max(min(PART_BYTES, -(-size // FEWEST_PARTS)), sources.BLOCK_BYTES, -(-size // MOST_PARTS))
         stretches = [Stretch(start, min(start + width, size)) for start in range(0, max(size, 1), width)]
         return [
             threads.submit(self._stretch, index, one.source, number, stretch)
@@ -196,7 +196,7 @@ class _Scanner:
         if done := self._found(index, number):
             return [done]
         with opened(source) as file, self._writer(index, number) as writer:
-            for place, raw in enumerate(blocks_of(stretch_reader(source, file, stretch), source)):
+            for place, raw in enumerate(blocks_within(source, file, stretch)):
                 self._add(writer, raw, source, is_first=stretch.start == 0 and place == 0)
             return [writer.finish()]
 
@@ -215,7 +215,7 @@ class _Scanner:
                     parts.append(done)
                     continue
                 with self._writer(index, len(parts)) as writer:
-                    while piece is not None and writer.num_bytes < LEAST_PART_BYTES:
+                    while piece is not None and writer.num_bytes < PART_BYTES:
                         self._add(writer, piece, one.source, is_first=not parts and not writer.num_bytes)
                         piece = next(pieces, None)
                     parts.append(writer.finish())

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 Rows = NDArray[Any]
 
+FEWEST_BUCKETS, LEAST_ROWS = 16, 1 << 12
+"""There are as many buckets as this where each gets so many rows."""
+
 
 class Spill:
     """Rows of one type in numbered buckets; those that wait in memory go to a file each once they are many."""
@@ -89,7 +92,8 @@ class Spill:
 
 
 def buckets_for(num_rows: int, rows_per_bucket: int) -> int:
-    """A power of two, so that buckets can be told by the first bits of a digest."""
+    """A power of two, so that buckets can be told by the first bits of a digest; several, for the threads to share."""
+    rows_per_bucket = min(rows_per_bucket, max(num_rows // FEWEST_BUCKETS, LEAST_ROWS))
     return 1 << max(0, (max(num_rows, 1) - 1) // rows_per_bucket).bit_length()
 
 

@@ -33,7 +33,7 @@ def write_shard(path: Path, windows_N: NDArray[np.int64], sequences_N: Sequence[
     table = pa.table([pa.array(windows_N), sequences_N], schema=SCHEMA)
     files.write_whole(
         path,
-        lambda file: pq.write_table(table, file, compression="zstd", use_dictionary=False, write_statistics=False),
+        lambda file: pq.write_table(table, file, compression="snappy", use_dictionary=False, write_statistics=False),
     )
 
 

@@ -25,6 +25,8 @@ STANDARD_INPUT = "-"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 BLOCK_BYTES = 8 << 20
 """Bytes of one block; more where a single record is longer."""
+LOOK_BYTES = 1 << 16
+"""What is read at first to find where a record begins."""
 LONGEST_RECORD = 1 << 30
 """Bytes; a record is held in memory several times over, and a small compressed file can unpack to anything."""
 RECORD_START = b"\n>"
@@ -143,35 +145,59 @@ class _Stream(io.RawIOBase):
         return size
 
 
-def stretch_reader(source: str, file: BinaryIO, stretch: Stretch) -> Read:
-    """Reads the records that begin in a stretch, whole also where the last goes beyond it."""
-    read_on = reader(source, file)
-    start = _next_record(file, read_on, stretch.start, stretch.stop)
-    stop = _next_record(file, read_on, stretch.stop, None) if start < stretch.stop else start
-    file.seek(start)
-    left = stop - start
+def blocks_within(source: str, file: BinaryIO, stretch: Stretch) -> Generator[bytearray, None, None]:
+    """The records that begin in a stretch, whole also where the last goes beyond it, in blocks of whole records.
 
-    def read(size: int) -> bytes:
-        nonlocal left
-        content = read_on(min(size, left))
-        left -= len(content)
-        return content
+    Each block is used up when the next is asked for: all are one buffer. BadInput as of `blocks_of`.
+    """
+    at = _next_record(file, source, stretch.start, stretch.stop)
+    stop = _next_record(file, source, stretch.stop, None) if at < stretch.stop else at
+    size = BLOCK_BYTES
+    block = bytearray()
+    while at < stop:
+        size = min(size, stop - at)
+        file.seek(at)
+        _fill(block, size, file, source)
+        if len(block) < size:  # someone has made the file shorter
+            stop = at + len(block)
+        cut = block.rfind(RECORD_START) + 1
+        if not cut:
+            _refuse_longer(block, source)
+        if at + len(block) < stop:
+            if not cut:
+                size *= 2
+                continue
+            del block[cut:]
+        if block:
+            at, size = at + len(block), BLOCK_BYTES
+            yield block
 
-    return read
+
+def _fill(block: bytearray, size: int, file: BinaryIO, source: str) -> None:
+    """Read so many bytes into a block, fewer where the file ends; its memory is used again."""
+    del block[size:]
+    block.extend(bytes(size - len(block)))
+    num_read = 0
+    with reading(source), memoryview(block) as view:
+        while num_read < size and (more := cast(io.BufferedReader, file).readinto(view[num_read:])):
+            num_read += more
+    del block[num_read:]
 
 
-def _next_record(file: BinaryIO, read: Read, at: int, limit: int | None) -> int:
+def _next_record(file: BinaryIO, source: str, at: int, limit: int | None) -> int:
     """Where the first record at or after `at` begins; the limit, or the end of the file, where none does."""
     if at == 0:
         return 0
     file.seek(at - 1)
+    read, size = reader(source, file), LOOK_BYTES
     place, tail = at - 1, b""
-    while (limit is None or place < limit) and (content := tail + read(BLOCK_BYTES)) != tail:
+    while (limit is None or place < limit) and (content := tail + read(size)) != tail:
         found = content.find(RECORD_START)
         if found >= 0:
             return place + found + 1 if limit is None else min(place + found + 1, limit)
         tail = content[-1:]
         place += len(content) - 1
+        size = min(2 * size, BLOCK_BYTES)
     return place + len(tail) if limit is None else limit
 
 
@@ -187,11 +213,16 @@ def blocks_of(read: Read, source: str) -> Generator[bytearray, None, None]:
             del block[cut:]
             yield block
             block = rest
-        elif len(block) > LONGEST_RECORD:
-            raise BadInput(
-                f"{source}: the record that begins with {bytes(block[:60].splitlines()[0])!r} is longer than "
-                f"{LONGEST_RECORD:,} bytes.",
-                remedy="Cut it into pieces, or look whether this is the right file.",
-            )
+        else:
+            _refuse_longer(block, source)
     if block:
         yield block
+
+
+def _refuse_longer(block: bytearray, source: str) -> None:
+    if len(block) > LONGEST_RECORD:
+        raise BadInput(
+            f"{source}: the record that begins with {bytes(block[:60].splitlines()[0])!r} is longer than "
+            f"{LONGEST_RECORD:,} bytes.",
+            remedy="Cut it into pieces, or look whether this is the right file.",
+        )

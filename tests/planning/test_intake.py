@@ -220,7 +220,7 @@ def test_dna_for_a_protein_model_is_told_of_translation(tmp_path: Path) -> None:
 
 def test_a_fault_deep_in_a_file_names_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "BLOCK_BYTES", 2000)
-    monkeypatch.setattr(scan, "LEAST_PART_BYTES", 5000)
+    monkeypatch.setattr(scan, "PART_BYTES", 5000)
     (tmp_path / "x.fq").write_text(FASTQ + "@odd\nACGT-\n+\nIIIII\n")
     line = 4 * len(READS) + 1
     with pytest.raises(BadInput, match=rf"x\.fq, line {line}, odd: letter '-' unknown"):
@@ -257,7 +257,7 @@ def test_an_interrupted_plan_goes_on_with_its_parts_and_not_with_those_of_anothe
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, translate: str | None
 ) -> None:
     monkeypatch.setattr(sources, "BLOCK_BYTES", 2000)
-    monkeypatch.setattr(scan, "LEAST_PART_BYTES", 5000)
+    monkeypatch.setattr(scan, "PART_BYTES", 5000)
     (tmp_path / "x.fq").write_text(FASTQ)
     settings = {"translate": translate, "plan_threads": 1}
     plan(tmp_path / "x.fq", tmp_path / "whole", **settings)

@@ -255,7 +255,7 @@ def odd_input(folder: Path) -> tuple[str, ...]:
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that comes in blocks comes in many."""
     monkeypatch.setattr(sources, "BLOCK_BYTES", 5000)
-    monkeypatch.setattr(scan, "LEAST_PART_BYTES", 40_000)
+    monkeypatch.setattr(scan, "PART_BYTES", 40_000)
     monkeypatch.setattr(keys, "ROWS_PER_BUCKET", 100)
     monkeypatch.setattr(keys, "WINDOWS_PER_RANGE", 300)
     monkeypatch.setattr(records, "ROW_GROUP_ROWS", 64)

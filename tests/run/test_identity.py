@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 
+from hpc_embed import registry
 from hpc_embed.errors import EnvironmentFault, UsageError
 from hpc_embed.registry import Kind, find_model
 from hpc_embed.run import identity as identity_module
@@ -321,3 +323,15 @@ def test_a_copy_has_all_that_is_read_and_is_made_once(tmp_path: Path) -> None:
     (source / "vocab.txt").write_text("B\n")
     assert copy_checkpoint(source, target) == target
     assert (target / "vocab.txt").read_text() == "A\n"
+
+
+def test_an_installed_package_that_cannot_be_loaded_does_not_stop_our_own_models(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*, group: str) -> list[EntryPoint]:
+        return [EntryPoint("theirs", "no_such_module:MODEL", group)]
+
+    monkeypatch.setattr(registry, "entry_points", broken)
+    assert find_model("esm2_t6_8M").name == "esm2_t6_8M"
+    with pytest.raises(ModuleNotFoundError):
+        find_model("theirs")

@@ -14,11 +14,11 @@ import pytest
 
 from hpc_embed.errors import BadInput
 from hpc_embed.registry import ESM2_LETTERS
-from hpc_embed.sequences import compression, kernel
+from hpc_embed.sequences import compression, kernel, sources
 from hpc_embed.sequences.blocks import parse_block
 from hpc_embed.sequences.fasta import FastaRecord, parse_records, read_fasta
 from hpc_embed.sequences.letters import ResiduePolicy
-from hpc_embed.sequences.sources import Stretch, blocks_of, opened, reader, stretch_reader
+from hpc_embed.sequences.sources import Stretch, blocks_of, blocks_within, opened, reader
 
 ODD = [
     b"",
@@ -96,16 +96,23 @@ def test_there_is_a_kernel_to_test() -> None:
     assert kernel.is_available(), "no C compiler when the package was installed"
 
 
+@pytest.mark.parametrize("block_bytes", [1, 3, 20, 1000])
 @pytest.mark.parametrize("content", [*ODD[5:8], b">a\n" + b"MKVL\n" * 30 + b">b x\nMK\n>c\n\n>d\nV"])
-def test_stretches_of_a_plain_file_give_each_record_once(content: bytes, tmp_path: Path) -> None:
+def test_stretches_of_a_plain_file_give_each_record_once(
+    content: bytes, block_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(sources, "LOOK_BYTES", min(block_bytes, 2))
     path = tmp_path / "x.fa"
     path.write_bytes(content)
+    starts = [0, *(at + 1 for at in range(len(content)) if content[at : at + 2] == b"\n>"), len(content)]
     for width in range(1, len(content) + 1):
         found = b""
         for start in range(0, len(content), width):
             with path.open("rb") as file:
-                read = stretch_reader("x", file, Stretch(start, min(start + width, len(content))))
-                found += b"".join(map(bytes, blocks_of(read, "x")))
+                for block in blocks_within("x", file, Stretch(start, min(start + width, len(content)))):
+                    assert len(found) in starts
+                    found += block
         assert found == content
 
 
@@ -137,11 +144,10 @@ def spans(draw: random.Random) -> tuple[kernel.Bytes, kernel.Ints, kernel.Ints]:
     return letters, np.cumsum(lengths) - lengths, lengths
 
 
-@pytest.mark.parametrize("name", ["hpc_embed_digest", "hpc_embed_digest_plain"])
-def test_digests_are_those_of_hashlib(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    library = kernel._library()
-    assert library is not None
-    monkeypatch.setattr(library, "hpc_embed_digest", getattr(library, name))
+@pytest.mark.parametrize("lanes", [1, 4, 8])
+def test_digests_are_those_of_hashlib(lanes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kernel.is_available()
+    monkeypatch.setattr(kernel, "MOST_LANES", lanes)
     letters, starts, lengths = spans(random.Random(1))
     expected = [
         hashlib.blake2b(letters[start : start + length].tobytes(), digest_size=16).digest()
@@ -163,3 +169,42 @@ def test_kernel_and_python_apply_the_policy_alike(case: str, monkeypatch: pytest
     assert [column.tolist() for column in applied] == [column.tolist() for column in expected]
     assert packed == kernel.pack(oracle, starts, expected.lengths_N).tobytes()
     assert sum(expected.num_unknown_N) > 0
+
+
+def test_kernel_and_python_gather_the_same_spans(monkeypatch: pytest.MonkeyPatch) -> None:
+    letters, starts, lengths = spans(random.Random(4))
+    order = np.random.default_rng(4).permutation(len(starts))
+    gathered = kernel.gather(letters, starts[order], lengths[order])
+    assert kernel.gather(letters, starts[:0], lengths[:0]).tobytes() == b""
+    monkeypatch.setattr(kernel, "_library", lambda: None)
+    assert gathered.tobytes() == kernel.gather(letters, starts[order], lengths[order]).tobytes()
+    assert len(gathered) == lengths.sum()
+
+
+def test_a_file_that_someone_cuts_while_it_is_read_ends_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "BLOCK_BYTES", 8)
+    path = tmp_path / "x.fa"
+    path.write_bytes(b">a\nMKV\n" * 5)
+    with path.open("rb", buffering=2) as file:
+        blocks = blocks_within("x", file, Stretch(0, 35))
+        assert bytes(next(blocks)) == b">a\nMKV\n"
+        path.write_bytes(b">a\nMKV\n" + b">a\nMK")
+        assert b"".join(map(bytes, blocks)) == b">a\nMK"
+
+
+def test_in_a_stretch_too_a_record_beyond_the_longest_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "BLOCK_BYTES", 16)
+    monkeypatch.setattr(sources, "LONGEST_RECORD", 100)
+    path = tmp_path / "x.fa"
+    for num_letters, num_blocks in ((96, 2), (97, 0), (1000, 0)):
+        path.write_bytes(b">a\nMKVL\n" + b">b\n" + b"A" * num_letters + b"\n")
+        with path.open("rb") as file:
+            blocks = blocks_within("x", file, Stretch(0, path.stat().st_size))
+            assert next(blocks) == b">a\nMKVL\n"
+            if num_blocks:
+                assert len(next(blocks)) == 100
+            else:
+                with pytest.raises(BadInput, match=r"x: the record that begins with b'>b' is longer than 100 bytes"):
+                    next(blocks)

@@ -7,7 +7,7 @@
 #include <string.h>
 
 #if defined(__x86_64__) && defined(__GNUC__)
-#define HAS_AVX2 /* may be had: the processor is asked */
+#define HAS_VECTORS /* may be had: the processor is asked */
 #endif
 
 typedef uint8_t byte;
@@ -128,7 +128,7 @@ static inline __attribute__((always_inline)) uint32_t capitals_of(const byte *le
 
 static uint32_t capitals_plain(const byte *letters, int64_t length) { return capitals_of(letters, length); }
 
-#ifdef HAS_AVX2
+#ifdef HAS_VECTORS
 __attribute__((target("avx2"))) static uint32_t capitals_avx2(const byte *letters, int64_t length)
 {
     return capitals_of(letters, length);
@@ -142,7 +142,7 @@ void hpc_embed_apply_policy(byte *letters, const int64_t *starts, int64_t *lengt
                             byte *is_changed)
 {
     uint32_t (*capitals)(const byte *, int64_t) = capitals_plain, known = 0;
-#ifdef HAS_AVX2
+#ifdef HAS_VECTORS
     if (__builtin_cpu_supports("avx2"))
         capitals = capitals_avx2;
 #endif
@@ -184,6 +184,13 @@ int64_t hpc_embed_pack(byte *letters, const int64_t *starts, const int64_t *leng
         size += lengths[i];
     }
     return size;
+}
+
+/* Lays spans side by side in the order in which they are named. */
+void hpc_embed_gather(const byte *letters, const int64_t *starts, const int64_t *lengths, int64_t count, byte *gathered)
+{
+    for (int64_t i = 0; i < count; gathered += lengths[i], i++)
+        memcpy(gathered, letters + starts[i], lengths[i]);
 }
 
 /* BLAKE2b (RFC 7693), unkeyed, 16 bytes. */
@@ -287,61 +294,65 @@ static void digest_one_by_one(const byte *bytes, const int64_t *starts, const in
     }
 }
 
-#ifdef HAS_AVX2
+#ifdef HAS_VECTORS
 
-typedef uint64_t four __attribute__((vector_size(32)));
-
-/* As above, four messages at a time: a lane whose message ends takes the next. */
-__attribute__((target("avx2"))) static void digest_four_at_a_time(const byte *bytes, const int64_t *starts,
-                                                                  const int64_t *lengths, int64_t count, byte *digests)
-{
-    message lanes[4] = {{.span = -1}, {.span = -1}, {.span = -1}, {.span = -1}};
-    four h[8], m[16];
-    memset(h, 0, sizeof h);
-    for (int64_t next = 0, num_done = 0; num_done < count;) {
-        four num_bytes, last;
-        for (int lane = 0; lane < 4; lane++) {
-            if (lanes[lane].span < 0 && next < count) {
-                lanes[lane] = (message){.at = bytes + starts[next], .left = lengths[next], .span = next};
-                next++;
-                for (int word = 0; word < 8; word++)
-                    h[word][lane] = word ? IV[word] : IV[0] ^ PARAMETERS;
-            }
-            const byte *block = next_block(&lanes[lane]);
-            for (int word = 0; word < 16; word++) {
-                uint64_t value;
-                memcpy(&value, block + 8 * word, sizeof value);
-                m[word][lane] = value;
-            }
-            num_bytes[lane] = lanes[lane].num_bytes, last[lane] = lanes[lane].last;
-        }
-        COMPRESS(four, h, m, num_bytes, last);
-        for (int lane = 0; lane < 4; lane++)
-            if (lanes[lane].last) {
-                uint64_t digest[2] = {h[0][lane], h[1][lane]};
-                memcpy(digests + lanes[lane].span * DIGEST_BYTES, digest, DIGEST_BYTES);
-                lanes[lane].span = -1, lanes[lane].last = 0, num_done++;
-            }
+/* As above, several messages side by side: a lane whose message ends takes the next. */
+#define DIGEST_SIDE_BY_SIDE(name, lanes, isa)                                                                    \
+    typedef uint64_t name##_words __attribute__((vector_size(8 * lanes)));                                       \
+    __attribute__((target(isa))) static void name(const byte *bytes, const int64_t *starts,                      \
+                                                  const int64_t *lengths, int64_t count, byte *digests)          \
+    {                                                                                                            \
+        message waiting[lanes];                                                                                  \
+        name##_words h[8], m[16];                                                                                \
+        memset(h, 0, sizeof h);                                                                                  \
+        for (int lane = 0; lane < lanes; lane++)                                                                 \
+            waiting[lane] = (message){.span = -1};                                                               \
+        for (int64_t next = 0, num_done = 0; num_done < count;) {                                                \
+            name##_words num_bytes, last;                                                                        \
+            for (int lane = 0; lane < lanes; lane++) {                                                           \
+                message *one = &waiting[lane];                                                                   \
+                if (one->span < 0 && next < count) {                                                             \
+                    *one = (message){.at = bytes + starts[next], .left = lengths[next], .span = next};           \
+                    next++;                                                                                      \
+                    for (int word = 0; word < 8; word++)                                                         \
+                        h[word][lane] = word ? IV[word] : IV[0] ^ PARAMETERS;                                    \
+                }                                                                                                \
+                const byte *block = next_block(one);                                                             \
+                for (int word = 0; word < 16; word++) {                                                          \
+                    uint64_t value;                                                                              \
+                    memcpy(&value, block + 8 * word, sizeof value);                                              \
+                    m[word][lane] = value;                                                                       \
+                }                                                                                                \
+                num_bytes[lane] = one->num_bytes, last[lane] = one->last;                                        \
+            }                                                                                                    \
+            COMPRESS(name##_words, h, m, num_bytes, last);                                                       \
+            for (int lane = 0; lane < lanes; lane++)                                                             \
+                if (waiting[lane].last) {                                                                        \
+                    uint64_t digest[2] = {h[0][lane], h[1][lane]};                                               \
+                    memcpy(digests + waiting[lane].span * DIGEST_BYTES, digest, DIGEST_BYTES);                   \
+                    waiting[lane].span = -1, waiting[lane].last = 0, num_done++;                                 \
+                }                                                                                                \
+        }                                                                                                        \
     }
-}
+
+DIGEST_SIDE_BY_SIDE(digest_four, 4, "avx2")
+DIGEST_SIDE_BY_SIDE(digest_eight, 8, "avx512f")
 
 #endif
 
-/* The digest of each span. */
-void hpc_embed_digest(const byte *bytes, const int64_t *starts, const int64_t *lengths, int64_t count, byte *digests)
+/* The digest of each span, at most so many at a time; each number of lanes gives the same. */
+void hpc_embed_digest(const byte *bytes, const int64_t *starts, const int64_t *lengths, int64_t count, byte *digests,
+                      int most_lanes)
 {
-#ifdef HAS_AVX2
-    if (__builtin_cpu_supports("avx2")) {
-        digest_four_at_a_time(bytes, starts, lengths, count, digests);
+#ifdef HAS_VECTORS
+    if (most_lanes >= 8 && __builtin_cpu_supports("avx512f")) {
+        digest_eight(bytes, starts, lengths, count, digests);
+        return;
+    }
+    if (most_lanes >= 4 && __builtin_cpu_supports("avx2")) {
+        digest_four(bytes, starts, lengths, count, digests);
         return;
     }
 #endif
-    digest_one_by_one(bytes, starts, lengths, count, digests);
-}
-
-/* The same without vectors, for the tests. */
-void hpc_embed_digest_plain(const byte *bytes, const int64_t *starts, const int64_t *lengths, int64_t count,
-                            byte *digests)
-{
     digest_one_by_one(bytes, starts, lengths, count, digests);
 }
