@@ -37,7 +37,7 @@ bench: setup-test .venv-esm-cpp/.installed  ## Every benchmark that needs no GPU
 	-.venv-esm-cpp/bin/pip install --quiet --disable-pip-version-check esm-cpp==0.2.1
 	touch $@
 
-torture: setup-test  ## Every storage fault, twins interleaved, hundreds of kills, disks that run full: half an hour
+torture: setup-test  ## Every storage fault, twins interleaved, hundreds of kills, disks that run full or forget: half an hour
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture
 
 mutants: setup-test  ## Bugs put in one by one where the promises rest; which of them no test finds: some hours

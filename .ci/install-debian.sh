@@ -6,6 +6,7 @@ packages=(
   mmseqs2-examples # 20,000 real proteins
   slurmctld slurmd slurm-client slurmdbd munge mariadb-server iproute2 # a real Slurm
   zsh fish # completion is tried in them
+  fuse3 # a disk of our own, which forgets what was not synced
 )
 # the attention kernel is built with the package, and torch.compile is tried in a test
 command -v cc >/dev/null && command -v c++ >/dev/null || packages+=(gcc g++ libc6-dev)

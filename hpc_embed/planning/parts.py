@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -87,7 +87,10 @@ class PartWriter:
         self._folder = folder
         self._keeps_letters = keeps_letters
         self._name = part_name(source, number)
-        self._files: list[BinaryIO] = [(folder / f"{self._name}.{kind}").open("wb") for kind in KINDS]
+        with ExitStack() as stack:
+            paths = [folder / f"{self._name}.{kind}" for kind in KINDS]
+            self._files: list[BinaryIO] = [stack.enter_context(path.open("wb")) for path in paths]
+            stack.pop_all()  # all of them could be opened
         self._records = pa.ipc.new_stream(self._files[0], RECORDS)
         self._facts = PartFacts(
             source=source,

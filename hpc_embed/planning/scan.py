@@ -186,6 +186,7 @@ class _Scanner:
             return [threads.submit(self._stream, index, one)]
         size = Path(one.source).stat().st_size
         width = max(min(PART_BYTES, -(-size // FEWEST_PARTS)), sources.BLOCK_BYTES, -(-size // MOST_PARTS))
+        width = -(-size // -(-max(size, 1) // width)) or 1  # as many, of one size
         stretches = [Stretch(start, min(start + width, size)) for start in range(0, max(size, 1), width)]
         return [
             threads.submit(self._stretch, index, one.source, number, stretch)

@@ -14,10 +14,11 @@ from typing import BinaryIO, TypeVar
 import pytest
 
 from hpc_embed.config import GatherSettings
-from hpc_embed.errors import EnvironmentFault
+from hpc_embed.errors import EnvironmentFault, HpcEmbedError
 from hpc_embed.results.gather import gather
 from hpc_embed.run.plan import read_plan
-from tests.torture import disks, interleavings, kills
+from hpc_embed.run.storage import Storage
+from tests.torture import disks, forgetful, interleavings, kills
 from tests.torture.enumeration import Loss, Scenario, Undisturbed, check, scenarios, undisturbed
 from tests.torture.small_run import SmallRun, on
 from tests.torture.storage import Crash, Fault, FaultyStorage
@@ -133,6 +134,26 @@ def test_killed_at_any_moment_a_run_goes_on_to_the_same_bytes(truth: Undisturbed
 def test_a_disk_that_runs_full_or_turns_read_only_costs_nothing_but_time(truth: Undisturbed, tmp_path: Path) -> None:
     assert disks.fill(truth, tmp_path / "full", step_kibibytes=16) >= 3
     disks.turn_read_only(truth, tmp_path / "read-only")
+
+
+@pytest.mark.skipif(bool(forgetful.why_not()), reason=forgetful.why_not())
+def test_a_mounted_disk_that_dies_and_forgets_what_was_not_synced_loses_nothing_of_a_run(
+    truth: Undisturbed, tmp_path: Path
+) -> None:
+    number = forgetful.num_changes(truth, tmp_path / "undisturbed")
+    assert number > 100
+    for at in range(7, number, number // 8):
+        forgetful.check(at, truth, tmp_path / f"dies-at-{at}")
+
+
+@pytest.mark.skipif(bool(forgetful.why_not()), reason=forgetful.why_not())
+def test_a_mounted_disk_that_forgets_finds_a_missing_sync(
+    truth: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Storage, "sync", lambda _, file: file.flush())
+    number = forgetful.num_changes(truth, tmp_path / "undisturbed")
+    with pytest.raises(HpcEmbedError, match=r"plan\.json: cannot be read"):
+        forgetful.check(number - 1, truth, tmp_path / "dies")
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

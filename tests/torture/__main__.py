@@ -6,13 +6,14 @@ import argparse
 import contextlib
 import multiprocessing
 import os
+import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.torture import disks, enumeration, interleavings, kills
+from tests.torture import disks, enumeration, forgetful, interleavings, kills
 
 
 def main() -> int:
@@ -34,6 +35,7 @@ def main() -> int:
             ("kills", lambda: str(kills.kill_forks(chosen.kills, 1, truth, folder / "forks"))),
             ("kills of the command", lambda: str(kills.kill_commands(chosen.command_kills, 2, folder / "commands"))),
             ("disks", lambda: _disks(truth, folder)),
+            ("disks that forget", lambda: _forgetful(truth, folder, chosen.every)),
         ]
         for title, part in parts:
             started = time.monotonic()
@@ -76,6 +78,17 @@ def _disks(truth: enumeration.Undisturbed, folder: Path) -> str:
     num_full = disks.fill(truth, folder / "full")
     disks.turn_read_only(truth, folder / "read-only")
     return f"{num_full} times full, read-only once"
+
+
+def _forgetful(truth: enumeration.Undisturbed, folder: Path, every: int) -> str:
+    if reason := forgetful.why_not():
+        return f"left out, {reason}"
+    number = forgetful.num_changes(truth, folder / "undisturbed")
+    places = range(0, number, every)
+    for at in places:
+        forgetful.check(at, truth, folder / "forgetful")
+        shutil.rmtree(folder / "forgetful")
+    return f"{len(places)} deaths at one of {number} changes"
 
 
 if __name__ == "__main__":

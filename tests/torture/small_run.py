@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hpc_embed.config import GatherSettings, PlanSettings
+from hpc_embed.planning import distribution
 from hpc_embed.planning.planner import make_plan
 from hpc_embed.results import threads
 from hpc_embed.results.gather import gather
@@ -87,6 +88,9 @@ class Inline:
             future.set_exception(error)
         return future
 
+    def map(self, work: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
+        return iter(list(map(work, *arguments)))
+
     def shutdown(self, **_: object) -> None: ...
 
     def __enter__(self) -> Inline:
@@ -98,20 +102,29 @@ class Inline:
 @contextmanager
 def on(storage: FaultyStorage, run: SmallRun) -> Iterator[None]:
     """The run on this storage: without threads, without pauses, its windows counted."""
+    inline = [(place, "ThreadPoolExecutor", Inline) for place in (base, loop_module, threads, distribution)]
+    try:
+        with counting(run), _replaced((files, "storage", storage), *inline):
+            yield
+    finally:
+        storage.close_all()
+
+
+@contextmanager
+def counting(run: SmallRun) -> Iterator[None]:
+    """The run without pauses, its windows counted."""
     start = composition._Composition.start
 
     def count(model: composition._Composition, batch: Sequence[Tokens]) -> Callable[[], EmbeddedBatch]:
         run.num_computed += sum(len(tokens) != len(CANARIES["protein"]) for tokens in batch)
         return start(model, batch)
 
-    replaced = [
-        (files, "storage", storage),
-        (faults, "PAUSES_SECONDS", (0.0,) * 2),
-        (base, "ThreadPoolExecutor", Inline),
-        (loop_module, "ThreadPoolExecutor", Inline),
-        (threads, "ThreadPoolExecutor", Inline),
-        (composition._Composition, "start", count),
-    ]
+    with _replaced((faults, "PAUSES_SECONDS", (0.0,) * 2), (composition._Composition, "start", count)):
+        yield
+
+
+@contextmanager
+def _replaced(*replaced: tuple[Any, str, Any]) -> Iterator[None]:
     before = [getattr(place, name) for place, name, _ in replaced]
     try:
         for place, name, value in replaced:
@@ -120,4 +133,3 @@ def on(storage: FaultyStorage, run: SmallRun) -> Iterator[None]:
     finally:
         for (place, name, _), value in zip(replaced, before, strict=True):
             setattr(place, name, value)
-        storage.close_all()
