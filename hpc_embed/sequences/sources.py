@@ -145,15 +145,14 @@ class _Stream(io.RawIOBase):
         return size
 
 
-def blocks_within(source: str, file: BinaryIO, stretch: Stretch) -> Generator[bytearray, None, None]:
+def blocks_within(source: str, file: BinaryIO, stretch: Stretch, block: bytearray) -> Generator[bytearray, None, None]:
     """The records that begin in a stretch, whole also where the last goes beyond it, in blocks of whole records.
 
-    Each block is used up when the next is asked for: all are one buffer. BadInput as of `blocks_of`.
+    Each of them is `block`, and used up when the next is asked for. BadInput as of `blocks_of`.
     """
     at = _next_record(file, source, stretch.start, stretch.stop)
     stop = _next_record(file, source, stretch.stop, None) if at < stretch.stop else at
     size = BLOCK_BYTES
-    block = bytearray()
     while at < stop:
         size = min(size, stop - at)
         file.seek(at)
