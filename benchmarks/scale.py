@@ -21,6 +21,7 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median_high
 from typing import NamedTuple
 
 import numpy as np
@@ -93,9 +94,9 @@ def planning(numbers_of_records: list[int], folder: Path) -> Answer:
                 way = "plan" if threads else "parse"
                 found.append(cost_of(way, fasta, folder / "run", threads, num_shards))
                 shutil.rmtree(folder / "run", ignore_errors=True)
-        parsed = _middle(costs[PARSE])
+        parsed = median_high(costs[PARSE])
         for threads in numbers_of_threads:
-            planned = _middle(costs[threads])
+            planned = median_high(costs[threads])
             name = f"plan_{num_records}_{threads}"
             figures += [
                 Figure(f"{name}_wall", planned.wall_seconds, "s"),
@@ -122,10 +123,6 @@ def planning(numbers_of_records: list[int], folder: Path) -> Answer:
         f"wall time with a load of {load:.1f} on {os.cpu_count()} cores at the end."
     )
     return Answer([Table("Planning beside a bare parse", headings, rows, note)], figures)
-
-
-def _middle(costs: list[Cost]) -> Cost:
-    return sorted(costs)[len(costs) // 2]
 
 
 def gathering(sizes: list[str], folder: Path) -> Answer:

@@ -272,6 +272,8 @@ _BUILT_IN = (
     _nucleotide("500m", 29, 1024, 491_000_000),
 )
 
+_BY_NAME = {model.name: model for model in _BUILT_IN}
+
 ANY_ENCODER = Model(
     name="hf",
     family="transformers",
@@ -294,7 +296,7 @@ COMPOSITION = "composition"
 
 def models() -> dict[str, Model]:
     """Every model by name, the built-in ones and those of installed packages."""
-    found = {model.name: model for model in _BUILT_IN}
+    found = dict(_BY_NAME)
     for point in entry_points(group=ENTRY_POINT_GROUP):
         model = point.load()
         found.setdefault(model.name, replace(model))
@@ -305,9 +307,9 @@ def find_model(name: str) -> Model:
     """The model of that name; a UsageError lists the valid ones."""
     if name == ANY_ENCODER.name:
         return ANY_ENCODER
-    known = {model.name: model for model in _BUILT_IN}
-    if name not in known:  # an installed package may have it; that one cannot be loaded must not stop the others
-        known = models()
+    if name in _BY_NAME:  # an installed package that cannot be loaded must not stop our own
+        return _BY_NAME[name]
+    known = models()
     if name in known:
         return known[name]
     raise UsageError(

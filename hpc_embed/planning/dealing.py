@@ -9,8 +9,6 @@ decides, so the dealing is done before any window is looked at again.
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -77,7 +75,7 @@ def deal_equal(loads_S: Ints, cost: int, count: int) -> Ints:
     sorted_S = row_S.copy()
     sorted_S.sort()
     below_S = sorted_S.cumsum()
-    sorted_S *= _numbers(len(sorted_S))
+    sorted_S *= np.arange(1, len(sorted_S) + 1)
     sorted_S -= below_S
     num_taking = int(sorted_S.searchsorted(count, side="right"))
     row, num_left = divmod(count + int(below_S[num_taking - 1]), num_taking)
@@ -91,8 +89,3 @@ def deal_equal(loads_S: Ints, cost: int, count: int) -> Ints:
         dealt_S[equal[: num_left - np.count_nonzero(is_taking_S)]] += 1
     np.maximum(dealt_S, 0, out=dealt_S)
     return dealt_S
-
-
-@cache
-def _numbers(most: int) -> Ints:
-    return np.arange(1, most + 1)

@@ -5,9 +5,8 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from threading import Event
 from typing import NamedTuple
@@ -39,8 +38,6 @@ SHORTEST_USUAL_MINUTES, LONGEST_USUAL_MINUTES = 5.0, 30.0
 MAX_SHARDS = 100_000
 MOST_SHARD_RESIDUES = 1 << 28
 """A worker holds a shard in memory; none is larger unless --num-shards says so."""
-SHORT = 1 << 16
-"""Residues; windows below that are counted by a table."""
 PUBLISHERS_PER_THREAD = 4
 """Most of the time they wait for the disk."""
 
@@ -93,25 +90,23 @@ def distribute(
             dealing = Dealing(lengths.lengths_L, lengths.counts_L, costs_L, num_shards)
             bytes_S = dealing.sums(lengths.lengths_L + ROUTED.itemsize)
             routing = Routing(bytes_S, scanned.folder, resources.memory_bytes, threads)
-            _route(scanned, keys, dealing, routing, threads)
-            _write_shards(routing, layout, num_shards, threads, resources.num_threads)
+            _route(scanned, keys, dealing, routing, threads, records)
+            _write_shards(routing, layout, num_shards, threads, resources.num_threads, records)
             return Distributed(_facts(dealing, lengths, tokens_L, cost), records.result())
         finally:
             stop.set()
 
 
 def _count_lengths(scanned: Scanned, keys: WindowKeys) -> Lengths:
-    totals: Counter[int] = Counter()
-    short_L = np.zeros(SHORT, dtype=np.int64)
+    totals: dict[int, int] = {}
     start = 0
     for part in scanned.parts:
         for windows_N in read_windows(scanned.folder, part):
             stop = start + len(windows_N)
-            lengths_N = windows_N["length"][keys.is_first(start, stop)]
-            short_L += np.bincount(np.minimum(lengths_N, SHORT), minlength=SHORT + 1)[:SHORT]
-            totals.update(lengths_N[lengths_N >= SHORT].tolist())
+            found, counts = np.unique(windows_N["length"][keys.is_first(start, stop)], return_counts=True)
+            for length, count in zip(found.tolist(), counts.tolist(), strict=True):
+                totals[length] = totals.get(length, 0) + count
             start = stop
-    totals.update({length: int(short_L[length]) for length in np.flatnonzero(short_L).tolist()})
     lengths_L = np.array(sorted(totals, reverse=True), dtype=np.int64)
     return Lengths(lengths_L, np.array([totals[length] for length in lengths_L.tolist()], dtype=np.int64))
 
@@ -136,13 +131,22 @@ def _num_shards(cost: Cost, settings: PlanSettings, usual_shards: int | None, le
     return max(1, min(max(wanted, least), num_windows, MAX_SHARDS))
 
 
-def _route(scanned: Scanned, keys: WindowKeys, dealing: Dealing, routing: Routing, threads: Executor) -> None:
+def _raise_fault(beside: Future[int]) -> None:
+    """Raise what has gone wrong beside, as soon as it has."""
+    if beside.done():
+        beside.result()
+
+
+def _route(
+    scanned: Scanned, keys: WindowKeys, dealing: Dealing, routing: Routing, threads: Executor, records: Future[int]
+) -> None:
     """Send every unique window on its way to its shard."""
     calls = (
         partial(_sort, routing, windows, is_first_W, key, dealing.shards_of(windows.windows_W["length"][is_first_W]))
         for windows, is_first_W, key in _unique(scanned, keys)
     )
     for ordered in in_turn(threads, calls):
+        _raise_fault(records)
         routing.add(ordered)
 
 
@@ -164,7 +168,9 @@ def _sort(
     return routing.sort(np.arange(key, key + len(shard_U)), lengths_U, shard_U, windows.letters, starts_U)
 
 
-def _write_shards(routing: Routing, layout: RunLayout, num_shards: int, threads: Executor, num_threads: int) -> None:
+def _write_shards(
+    routing: Routing, layout: RunLayout, num_shards: int, threads: Executor, num_threads: int, records: Future[int]
+) -> None:
     for folder in shard_folders(layout.shards, num_shards):
         make_folders(folder)
     with (
@@ -173,6 +179,7 @@ def _write_shards(routing: Routing, layout: RunLayout, num_shards: int, threads:
     ):
         groups = range(routing.num_groups)
         for number in threads.map(lambda group: routing.write_group(group, layout, publishers), groups):
+            _raise_fault(records)
             count.advance(number)
     for stale in range(num_shards, MAX_SHARDS):
         if not layout.shard(stale).exists():

@@ -110,5 +110,5 @@ def _group_edges(num_bytes_S: NDArray[np.float64]) -> Ints:
 def _large_binary(content: Bytes, lengths_N: Ints) -> pa.LargeBinaryArray:
     """Sequences that stand side by side, as an array of them; nothing is copied."""
     offsets = np.concatenate(([0], np.cumsum(lengths_N)))
-    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(content))]
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(content)]
     return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(lengths_N), buffers)

@@ -129,7 +129,7 @@ class Judge:
     ) -> pa.StringArray:
         at = np.flatnonzero(is_long_N | is_unknown_N | (lengths_N == 0))
         if not len(at):  # as mostly
-            return pa.array([""]).take(pa.array(np.zeros(len(lengths_N), dtype=np.int64)))
+            return pa.repeat("", len(lengths_N))
         lengths = pa.array(lengths_N[at]).cast(pa.string())
         texts = pc.binary_join_element_wise(lengths, f" residues, the limit is {self._limit}", "")
         texts = pc.if_else(pa.array(lengths_N[at] == 0), self._empty, texts)

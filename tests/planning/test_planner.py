@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import json
 import random
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +17,9 @@ import pytest
 
 from hpc_embed.config import PlanSettings
 from hpc_embed.errors import BadInput, RunConflict, UsageError
-from hpc_embed.planning import keys, planner, records, routing, scan, scratch
+from hpc_embed.planning import distribution, keys, planner, records, routing, scan, scratch
 from hpc_embed.planning.cost import cost_of
+from hpc_embed.planning.dealing import Dealing
 from hpc_embed.planning.forecast import INDEX_BYTES_PER_ROW, describe, forecast
 from hpc_embed.planning.planner import make_plan
 from hpc_embed.planning.scratch import scratch_folder
@@ -375,3 +379,25 @@ def test_a_record_of_a_million_windows_and_records_of_ten_residues_are_planned(t
     (tmp_path / "x.fa").write_bytes(b">long\n" + b"MKVLA" * 1_000_000 + b"\n" + b">s\nMKVLAAGIVG\n" * 100_000)
     made = plan((str(tmp_path / "x.fa"),), tmp_path / "run", max_residues=5)
     assert (made.totals.num_windows, made.totals.num_unique_windows) == (1_200_000, 2)
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_a_fault_in_writing_the_records_ends_the_plan_before_its_shards_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_failed = threading.Event()
+
+    def fail(*_: object) -> int:
+        has_failed.set()
+        raise OSError(errno.ENOSPC, "no space")
+
+    def dealing(*arguments: object) -> Dealing:
+        assert has_failed.wait(10)
+        time.sleep(0.1)  # until the fault is known
+        return Dealing(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(distribution, "write_records", fail)
+    monkeypatch.setattr(distribution, "Dealing", dealing)
+    with pytest.raises(OSError, match="no space"):
+        plan(odd_input(tmp_path), tmp_path / "run", num_shards=23)
+    assert not list((tmp_path / "run").rglob("shard-*"))

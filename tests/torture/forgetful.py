@@ -195,9 +195,7 @@ def serve(mount: Path, kept: Path, dies_at: int | None) -> None:
         use_ns = True
 
     disk = Disk(kept, dies_at)
-    for name in ("getattr", "readdir", "mkdir", "create", "open", "read", "write", "truncate", "unlink", "rmdir"):
-        setattr(Operations, name, staticmethod(getattr(disk, name)))
-    for name in ("link", "rename", "fsync", "fsyncdir", "utimens", "chmod"):
+    for name in [name for name in vars(Disk) if not name.startswith("_")]:
         setattr(Operations, name, staticmethod(getattr(disk, name)))
     never = {"attr_timeout": 0, "entry_timeout": 0, "negative_timeout": 0}
     Kernel(Operations(), str(mount), foreground=True, nothreads=True, hard_remove=True, use_ino=True, **never)
