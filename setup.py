@@ -1,4 +1,4 @@
-"""Builds the kernels for attention and FASTA where a C compiler is; without one, torch and Biopython serve."""
+"""Builds the kernels for attention, dealing and FASTA where a C compiler is; without one, torch and Python serve."""
 
 from pathlib import Path
 
@@ -27,6 +27,12 @@ setup(
             "hpc_embed.engine.libattention",
             ["hpc_embed/engine/kernels/attention.c"],
             depends=["hpc_embed/engine/kernels/attention_body.h"],
+            extra_compile_args=["-O3", "-g0", "-std=gnu11"],
+            optional=True,
+        ),
+        Extension(
+            "hpc_embed.planning.libdealing",
+            ["hpc_embed/planning/kernels/dealing.c"],
             extra_compile_args=["-O3", "-g0", "-std=gnu11"],
             optional=True,
         ),

@@ -5,14 +5,32 @@ windows one by one would have (Graham's longest-processing-time rule). Only the 
 decides, so the dealing is done before any window is looked at again.
 """
 
-# L = distinct lengths, longest first; S = shards; N = windows of a block
+# L = distinct lengths, longest first; S = shards; N = windows of a block; E = turns of shards, length by length
 
 from __future__ import annotations
+
+import ctypes
+import heapq
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
+
+LIBRARY = Path(__file__).with_name("libdealing.so")
+"""kernels/dealing.c, built when the package is installed where a C compiler is."""
+
+
+class Dealt(NamedTuple):
+    """Which shards take windows of each length, and how many; the lower shards first."""
+
+    num_takers_L: Ints
+    shard_E: NDArray[np.int32]
+    counts_E: Ints
 
 
 class Dealing:
@@ -20,23 +38,14 @@ class Dealing:
 
     def __init__(self, lengths_L: Ints, counts_L: Ints, costs_L: Ints, num_shards: int) -> None:
         """Deal so many windows of each length, longest first; costs are positive and fall with the length."""
-        loads_S = np.zeros(num_shards, dtype=np.int64)
-        shards: list[Ints] = []
-        counts: list[Ints] = []
-        for count, cost in zip(counts_L.tolist(), costs_L.tolist(), strict=True):
-            dealt_S = deal_equal(loads_S, cost, count)
-            takers = dealt_S.nonzero()[0]
-            counts.append(dealt_S[takers])
-            shards.append(takers)
-            dealt_S *= cost
-            loads_S += dealt_S
+        dealt = deal(np.zeros(num_shards, dtype=np.int64), counts_L, costs_L)
         self._num_shards = num_shards
         self._lengths_L = lengths_L
-        self._at_E = np.repeat(np.arange(len(lengths_L)), [len(some) for some in shards])
-        """The turns of all shards, length by length: which length, ..."""
-        self._shard_E = np.concatenate(shards).astype(np.int32)
-        self._counts_E = np.concatenate(counts)
-        self._ends_E = np.cumsum(self._counts_E)
+        self._at_E = np.repeat(np.arange(len(lengths_L)), dealt.num_takers_L)
+        """Which length, ..."""
+        self._shard_E = dealt.shard_E
+        self._counts_E = dealt.counts_E
+        self._ends_E = np.cumsum(dealt.counts_E)
         """... and where the turn ends, all windows counted length by length."""
         self._next_L = np.cumsum(counts_L) - counts_L
         """Where the next window of each length stands in that count."""
@@ -60,32 +69,43 @@ class Dealing:
         return shard_N
 
 
-def deal_equal(loads_S: Ints, cost: int, count: int) -> Ints:
-    """How many of `count` windows of equal cost each shard gets.
+def deal(loads_S: Ints, counts_L: Ints, costs_L: Ints) -> Dealt:
+    """Deal so many windows of each cost, one cost after the other, on top of what the shards hold.
 
-    Greedy dealing gives the k-th window of shard s when s has load `loads[s] + k * cost`: it takes the `count` lowest
-    of those marks, the lower shard first among equals. With q, r = divmod(load, cost) the marks lie in rows q + k, in
-    which each shard with q up to the row has one, at r. All rows below one are taken whole, and of that one the first.
+    Where two shards hold the least the lower takes the window. A window at a time, or in C a length at a time.
     """
-    if count == 1:
-        one_S = np.zeros(len(loads_S), dtype=np.int64)
-        one_S[loads_S.argmin()] = 1
-        return one_S
-    row_S, rest_S = np.divmod(loads_S, cost)
-    sorted_S = row_S.copy()
-    sorted_S.sort()
-    below_S = sorted_S.cumsum()
-    sorted_S *= np.arange(1, len(sorted_S) + 1)
-    sorted_S -= below_S
-    num_taking = int(sorted_S.searchsorted(count, side="right"))
-    row, num_left = divmod(count + int(below_S[num_taking - 1]), num_taking)
-    dealt_S: Ints = row - row_S
-    if num_left:
-        rest_S[dealt_S < 0] = cost  # not in this row
-        last = np.partition(rest_S, num_left - 1)[num_left - 1]
-        is_taking_S = rest_S < last
-        dealt_S += is_taking_S
-        equal = (rest_S == last).nonzero()[0]
-        dealt_S[equal[: num_left - np.count_nonzero(is_taking_S)]] += 1
-    np.maximum(dealt_S, 0, out=dealt_S)
-    return dealt_S
+    library = _library()
+    if library is None:
+        return _deal_one_by_one(loads_S, counts_L, costs_L)
+    most = int(np.minimum(counts_L, len(loads_S)).sum())
+    num_takers_L = np.empty(len(counts_L), dtype=np.int64)
+    shard_E, counts_E = np.empty(most, dtype=np.int32), np.empty(most, dtype=np.int64)
+    loads_S, counts_L, costs_L = (values.astype(np.int64) for values in (loads_S, counts_L, costs_L))
+    rows_S, rests_S = np.empty_like(loads_S), np.empty_like(loads_S)
+    num_shards, num_lengths = ctypes.c_int64(len(loads_S)), ctypes.c_int64(len(counts_L))
+    shards = [array.ctypes.data_as(ctypes.c_void_p) for array in (loads_S, rows_S, rests_S)]
+    lengths = [array.ctypes.data_as(ctypes.c_void_p) for array in (counts_L, costs_L)]
+    found = [array.ctypes.data_as(ctypes.c_void_p) for array in (shard_E, counts_E, num_takers_L)]
+    library.hpc_embed_deal(*shards, num_shards, *lengths, num_lengths, *found)
+    num_turns = int(num_takers_L.sum())
+    return Dealt(num_takers_L, shard_E[:num_turns], counts_E[:num_turns])
+
+
+def _deal_one_by_one(loads_S: Ints, counts_L: Ints, costs_L: Ints) -> Dealt:
+    heap = list(zip(loads_S.tolist(), range(len(loads_S)), strict=True))
+    heapq.heapify(heap)
+    turns: list[list[tuple[int, int]]] = []
+    for count, cost in zip(counts_L.tolist(), costs_L.tolist(), strict=True):
+        taken: Counter[int] = Counter()
+        for _ in range(count):
+            load, shard = heap[0]
+            heapq.heapreplace(heap, (load + cost, shard))
+            taken[shard] += 1
+        turns.append(sorted(taken.items()))
+    shard_E, counts_E = np.array([turn for some in turns for turn in some], dtype=np.int64).reshape(-1, 2).T
+    return Dealt(np.array([len(some) for some in turns]), shard_E.astype(np.int32), counts_E)
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    return ctypes.CDLL(str(LIBRARY)) if LIBRARY.exists() else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import random
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -11,7 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from hpc_embed.planning.dealing import Dealing, deal_equal
+from hpc_embed.planning import dealing
+from hpc_embed.planning.dealing import Dealing
+
+WAYS = ("C", "Python")
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """With the library, and as where there is none."""
+    if request.param == "Python":
+        monkeypatch.setattr(dealing, "_library", lambda: None)
+    else:
+        assert dealing.LIBRARY.exists(), "no C compiler when the package was installed"
+    return str(request.param)
 
 
 def deal(lengths: list[int], costs: list[int], num_shards: int) -> NDArray[np.int32]:
@@ -22,42 +36,64 @@ def deal(lengths: list[int], costs: list[int], num_shards: int) -> NDArray[np.in
     return np.concatenate([dealing.shards_of(block) for block in np.array_split(np.array(lengths), 3)])
 
 
-def deal_one_by_one(lengths: list[int], costs: list[int], num_shards: int) -> list[int]:
-    """The oracle: longest first, each to the least loaded shard, the lower one of equals."""
-    heap = [(0, shard) for shard in range(num_shards)]
-    loads = [0] * num_shards
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        load, shard = heapq.heappop(heap)
-        loads[shard] = load + costs[lengths[index]]
-        heapq.heappush(heap, (loads[shard], shard))
-    return loads
-
-
-@pytest.mark.parametrize("num_shards", [1, 2, 3, 7, 64])
-@pytest.mark.parametrize("seed", range(5))
-def test_dealing_a_length_at_once_gives_the_loads_of_dealing_one_by_one(num_shards: int, seed: int) -> None:
-    draw = random.Random(seed)
-    lengths = [draw.randint(1, 40) for _ in range(draw.randint(1, 600))]
-    costs = [length * (3 + length) for length in range(41)]
-    shard_of_window = deal(lengths, costs, num_shards)
-    loads = np.bincount(shard_of_window, weights=[costs[n] for n in lengths], minlength=num_shards)
-    assert loads.tolist() == deal_one_by_one(lengths, costs, num_shards)
-
-
-def test_equal_windows_on_uneven_shards_fill_the_valleys_first() -> None:
-    assert deal_equal(np.array([10, 0, 4]), cost=4, count=4).tolist() == [0, 3, 1]
-
-
-@given(loads=st.lists(st.integers(0, 60), min_size=1, max_size=9), cost=st.integers(1, 13), count=st.integers(1, 50))
-def test_equal_windows_go_where_one_by_one_they_would(loads: list[int], cost: int, count: int) -> None:
+def deal_one_by_one(loads: list[int], lengths: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    """The oracle: each window to the least loaded shard, the lower of equals; for each length who takes how many."""
     heap = [(load, shard) for shard, load in enumerate(loads)]
     heapq.heapify(heap)
-    dealt = [0] * len(loads)
-    for _ in range(count):
-        load, shard = heapq.heappop(heap)
-        dealt[shard] += 1
-        heapq.heappush(heap, (load + cost, shard))
-    assert deal_equal(np.array(loads), cost, count).tolist() == dealt
+    turns = []
+    for count, cost in lengths:
+        taken: Counter[int] = Counter()
+        for _ in range(count):
+            load, shard = heapq.heappop(heap)
+            taken[shard] += 1
+            heapq.heappush(heap, (load + cost, shard))
+        turns.append(sorted(taken.items()))
+    return turns
+
+
+def turns_of(dealt: dealing.Dealt) -> list[list[tuple[int, int]]]:
+    """As the oracle tells them."""
+    turns = iter(zip(dealt.shard_E.tolist(), dealt.counts_E.tolist(), strict=True))
+    return [[next(turns) for _ in range(num)] for num in dealt.num_takers_L.tolist()]
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("num_shards", [1, 2, 3, 7, 64, 1000])
+@pytest.mark.parametrize("seed", range(5))
+def test_dealing_a_length_at_once_is_dealing_one_by_one(num_shards: int, seed: int) -> None:
+    draw = random.Random(seed)
+    loads = [draw.randint(0, 10**12) * (seed % 2) for _ in range(num_shards)]
+    lengths = [(draw.randint(1, 400), draw.choice([1, 3, draw.randint(1, 10**9)])) for _ in range(20)]
+    dealt = dealing.deal(np.array(loads), *np.array(lengths).T)
+    assert turns_of(dealt) == deal_one_by_one(loads, lengths)
+
+
+@given(
+    loads=st.lists(st.integers(0, 60), min_size=1, max_size=9),
+    lengths=st.lists(st.tuples(st.integers(1, 50), st.integers(1, 13)), min_size=1, max_size=3),
+)
+def test_equal_windows_go_where_one_by_one_they_would(loads: list[int], lengths: list[tuple[int, int]]) -> None:
+    dealt = dealing.deal(np.array(loads), *np.array(lengths).T)
+    assert turns_of(dealt) == deal_one_by_one(loads, lengths)
+
+
+@pytest.mark.usefixtures("way")
+def test_equal_windows_on_uneven_shards_fill_the_valleys_first() -> None:
+    dealt = dealing.deal(np.array([10, 0, 4]), np.array([4]), np.array([4]))
+    assert turns_of(dealt) == [[(1, 3), (2, 1)]]
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("num_shards", [1, 3, 64])
+def test_every_window_goes_to_a_shard_that_was_dealt_it(num_shards: int) -> None:
+    draw = random.Random(num_shards)
+    lengths = [draw.randint(1, 40) for _ in range(500)]
+    costs = [length * (3 + length) for length in range(41)]
+    shard_of_window = deal(lengths, costs, num_shards)
+    counts = sorted(Counter(lengths).items(), reverse=True)
+    turns = deal_one_by_one([0] * num_shards, [(count, costs[length]) for length, count in counts])
+    for (length, _), takers in zip(counts, turns, strict=True):
+        assert sorted(Counter(shard_of_window[np.array(lengths) == length].tolist()).items()) == takers
 
 
 def test_of_equal_windows_neighbours_stay_together() -> None:
