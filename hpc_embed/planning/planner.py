@@ -12,6 +12,7 @@ from hpc_embed.config import PlanSettings
 from hpc_embed.errors import BadInput, RunConflict, UsageError
 from hpc_embed.planning.cost import cost_of
 from hpc_embed.planning.distribution import Distributed, Resources, distribute
+from hpc_embed.planning.memory import keep_freed_memory
 from hpc_embed.planning.outputs import layers_of, poolings_of, stride_of
 from hpc_embed.planning.preparation import columns_of, endings_of, intake_of, tell_intake
 from hpc_embed.planning.scan import OpenedInput, Scanned, open_input, refuse_wrong_kind, scan
@@ -49,6 +50,7 @@ def make_plan(settings: PlanSettings, layout: RunLayout, *, usual_shards: int | 
     `usual_shards` is the number of shards where the settings name none. Raises RunConflict where the folder
     holds another plan, BadInput for bad FASTA, UsageError and EnvironmentFault for a model that won't do.
     """
+    keep_freed_memory()
     with ExitStack() as stack:
         intake = intake_of(settings)
         sources = expand_inputs(settings.fasta, endings_of(intake))
