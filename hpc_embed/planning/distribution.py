@@ -38,6 +38,8 @@ SHORTEST_USUAL_MINUTES, LONGEST_USUAL_MINUTES = 5.0, 30.0
 MAX_SHARDS = 100_000
 MOST_SHARD_RESIDUES = 1 << 28
 """A worker holds a shard in memory; none is larger unless --num-shards says so."""
+LONG = 1 << 16
+"""Shorter windows are counted in a table by their length; longer ones are few."""
 PUBLISHERS_PER_THREAD = 4
 """Most of the time they wait for the disk."""
 
@@ -98,17 +100,20 @@ def distribute(
 
 
 def _count_lengths(scanned: Scanned, keys: WindowKeys) -> Lengths:
-    totals: dict[int, int] = {}
+    counts_of_short = np.zeros(LONG, dtype=np.int64)
+    long_N = [np.empty(0, dtype=np.int64)]
     start = 0
     for part in scanned.parts:
         for windows_N in read_windows(scanned.folder, part):
             stop = start + len(windows_N)
-            found, counts = np.unique(windows_N["length"][keys.is_first(start, stop)], return_counts=True)
-            for length, count in zip(found.tolist(), counts.tolist(), strict=True):
-                totals[length] = totals.get(length, 0) + count
+            lengths_U = windows_N["length"][keys.is_first(start, stop)]
+            counts_of_short += np.bincount(lengths_U[lengths_U < LONG], minlength=LONG)
+            long_N.append(lengths_U[lengths_U >= LONG])
             start = stop
-    lengths_L = np.array(sorted(totals, reverse=True), dtype=np.int64)
-    return Lengths(lengths_L, np.array([totals[length] for length in lengths_L.tolist()], dtype=np.int64))
+    long_L, counts_of_long = np.unique(np.concatenate(long_N), return_counts=True)
+    short_L = np.flatnonzero(counts_of_short)
+    lengths_L, counts_L = np.concatenate((short_L, long_L)), np.concatenate((counts_of_short[short_L], counts_of_long))
+    return Lengths(lengths_L[::-1], counts_L[::-1])
 
 
 def usual_shard_minutes(minutes: float) -> float:

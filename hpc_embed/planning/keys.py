@@ -9,19 +9,22 @@ number of firsts in front of it. In memory: two bits a window, whatever the size
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_embed.planning.spill import Rows, Spill, bucket_of, buckets_for
+from hpc_embed.planning.lookahead import in_turn
+from hpc_embed.planning.spill import Dealt, Rows, Spill, bucket_of, buckets_for, dealt_to
 from hpc_embed.sequences.kernel import Ints
 
 Words = NDArray[np.uint64]
 
-DIGESTED = np.dtype([("high", "<u8"), ("low", "<u8"), ("window", "<i8")])
+DIGESTED = np.dtype([("window", "<i8"), ("high", "<u8"), ("low", "<u8")])
+"""As WINDOW of a part, its number in the place of its length."""
 REPEATED = np.dtype([("window", "<i8"), ("first", "<i8")])
 """A window that occurred before, and where."""
 ROWS_PER_BUCKET = 1 << 18
@@ -34,17 +37,13 @@ class WindowKeys:
     """Keys of all windows."""
 
     def __init__(
-        self, num_windows: int, digests: Iterable[Rows], folder: Path, memory_bytes: int, threads: Executor
+        self, num_windows: int, windows: Iterable[Rows], folder: Path, memory_bytes: int, threads: Executor
     ) -> None:
+        """`windows`: all of them, in order, as WINDOW in blocks; they are used up."""
         num_buckets = buckets_for(num_windows, ROWS_PER_BUCKET)
         by_digest = Spill(folder, "digests", DIGESTED, num_buckets, memory_bytes, threads)
-        start = 0
-        for block_N in digests:
-            rows_N = np.empty(len(block_N), dtype=DIGESTED)
-            rows_N["high"], rows_N["low"] = block_N["high"], block_N["low"]
-            rows_N["window"] = np.arange(start, start + len(rows_N))
-            by_digest.add(bucket_of(rows_N["high"], by_digest.num_buckets), rows_N)
-            start += len(rows_N)
+        for dealt in in_turn(threads, _by_bucket(windows, num_buckets)):
+            by_digest.add(dealt)
         num_ranges = max(1, -(-num_windows // WINDOWS_PER_RANGE))
         self._repeated = Spill(folder, "repeated", REPEATED, num_ranges, memory_bytes)
         self._is_first = np.full(-(-num_windows // 64) + 1, ALL_ONES)
@@ -55,7 +54,7 @@ class WindowKeys:
             windows_N = repeated_N["window"]
             bits_N = np.uint64(1) << (windows_N & 63).astype(np.uint64)
             np.subtract.at(self._is_first, windows_N >> 6, bits_N)  # each is set, and cleared once
-            self._repeated.add(windows_N // WINDOWS_PER_RANGE, repeated_N)
+            self._repeated.add(dealt_to(windows_N // WINDOWS_PER_RANGE, repeated_N))
         self._before = np.concatenate(([0], np.cumsum(_num_ones(self._is_first))))
         self.num_unique = int(self._before[-1])
         self._range = -1
@@ -92,6 +91,19 @@ class WindowKeys:
         below_N = (np.uint64(1) << (windows_N & 63).astype(np.uint64)) - np.uint64(1)
         ranks_N: Ints = self._before[windows_N >> 6] + _num_ones(words_N & below_N)
         return ranks_N
+
+
+def _by_bucket(windows: Iterable[Rows], num_buckets: int) -> Iterator[Callable[[], Dealt]]:
+    """What deals the windows of each block."""
+    start = 0
+    for windows_N in windows:
+        yield partial(_deal, windows_N.view(DIGESTED), start, num_buckets)
+        start += len(windows_N)
+
+
+def _deal(rows_N: Rows, start: int, num_buckets: int) -> Dealt:
+    rows_N["window"] = np.arange(start, start + len(rows_N))
+    return dealt_to(bucket_of(rows_N["high"], num_buckets), rows_N)
 
 
 def _repeated(rows_N: Rows) -> Rows:

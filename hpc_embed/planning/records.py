@@ -13,13 +13,12 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from hpc_embed.planning.keys import WindowKeys, num_distinct
 from hpc_embed.planning.lookahead import in_turn
 from hpc_embed.planning.parts import read_records
 from hpc_embed.planning.scan import Scanned
-from hpc_embed.planning.spill import Spill, bucket_of, buckets_for
+from hpc_embed.planning.spill import Dealt, Spill, bucket_of, buckets_for, dealt_to
 from hpc_embed.planning.verdicts import STATUSES
 from hpc_embed.run.files import whole_file
 from hpc_embed.run.layout import RunLayout
@@ -48,7 +47,8 @@ class Formed(NamedTuple):
     """Records of a block as they are written."""
 
     rows: pa.RecordBatch
-    id_digests_N: NDArray[np.void]
+    ids: Dealt
+    """Their digests by bucket."""
 
 
 def write_records(
@@ -59,10 +59,10 @@ def write_records(
     ids = Spill(scanned.folder, "ids", DIGEST, buckets_for(num_records, IDS_PER_BUCKET), memory_bytes)
     with whole_file(layout.records) as file, _writer(file) as writer:
         waiting: list[pa.RecordBatch] = []
-        for formed in in_turn(threads, _calls(scanned, keys)):
+        for formed in in_turn(threads, _calls(scanned, keys, ids.num_buckets)):
             if stop.is_set():
                 raise InterruptedError("another thread ended the plan")
-            ids.add(bucket_of(formed.id_digests_N["high"], ids.num_buckets), formed.id_digests_N)
+            ids.add(formed.ids)
             waiting.append(formed.rows)
             while sum(map(len, waiting)) >= ROW_GROUP_ROWS:
                 waiting = _write_group(writer, waiting)
@@ -85,7 +85,7 @@ def _write_group(writer: pq.ParquetWriter, waiting: list[pa.RecordBatch]) -> lis
     return left
 
 
-def _calls(scanned: Scanned, keys: WindowKeys) -> Iterator[Callable[[], Formed]]:
+def _calls(scanned: Scanned, keys: WindowKeys, num_buckets: int) -> Iterator[Callable[[], Formed]]:
     """What forms the records of each block."""
     source, num_lines = -1, 0
     start = first = 0
@@ -94,16 +94,19 @@ def _calls(scanned: Scanned, keys: WindowKeys) -> Iterator[Callable[[], Formed]]
             source, num_lines = part.source, 0
         for records in read_records(scanned.folder, part):
             stop = start + int(np.asarray(records["num_windows"]).sum())
-            yield partial(form, records, first, source, num_lines, keys.keys(start, stop))
+            yield partial(_form, records, first, source, num_lines, keys.keys(start, stop), num_buckets)
             start, first = stop, first + len(records)
         num_lines += part.num_lines
 
 
-def form(scanned: pa.RecordBatch, first: int, source: int, num_lines_before: int, keys_W: Ints) -> Formed:
+def _form(
+    scanned: pa.RecordBatch, first: int, source: int, num_lines_before: int, keys_W: Ints, num_buckets: int
+) -> Formed:
     """Form the records of a block; in any thread.
 
     `first` is the ordinal of the first of them; their lines count from so many on.
     """
+    digests_N = kernel.digests_of(scanned["id"])
     offsets = np.concatenate(([0], np.cumsum(np.asarray(scanned["num_windows"])))).astype(np.int32)
     columns = [
         pa.array(np.arange(first, first + len(scanned))),
@@ -117,4 +120,5 @@ def form(scanned: pa.RecordBatch, first: int, source: int, num_lines_before: int
         scanned["num_unknown"],
         pa.ListArray.from_arrays(pa.array(offsets), pa.array(keys_W)),
     ]
-    return Formed(pa.RecordBatch.from_arrays(columns, schema=SCHEMA), kernel.digests_of(scanned["id"]))
+    ids = dealt_to(bucket_of(digests_N["high"], num_buckets), digests_N)
+    return Formed(pa.RecordBatch.from_arrays(columns, schema=SCHEMA), ids)

@@ -179,7 +179,6 @@ class _Scanner:
         self._keeps_letters = keeps_letters
         self._showing = threading.Lock()
         self._large_block = threading.Lock()
-        self._own = threading.local()
 
     def submit(self, threads: ThreadPoolExecutor, index: int, one: OpenedInput) -> list[Future[list[PartFacts]]]:
         """Scan a source; each result is the next of its parts."""
@@ -194,18 +193,11 @@ class _Scanner:
             for number, stretch in enumerate(stretches)
         ]
 
-    def _block(self) -> bytearray:
-        """A thread's own, for it to read into again and again: memory that is new to a process takes longer."""
-        if not hasattr(self._own, "block"):
-            self._own.block = bytearray(sources.BLOCK_BYTES)
-        block: bytearray = self._own.block
-        return block
-
     def _stretch(self, index: int, source: str, number: int, stretch: Stretch) -> list[PartFacts]:
         if done := self._found(index, number):
             return [done]
         with opened(source) as file, self._writer(index, number) as writer:
-            for place, raw in enumerate(blocks_within(source, file, stretch, self._block())):
+            for place, raw in enumerate(blocks_within(source, file, stretch)):
                 self._add(writer, raw, source, is_first=stretch.start == 0 and place == 0)
             return [writer.finish()]
 

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Rows = NDArray[Any]
+Dealt = list[tuple[int, Rows]]
+"""Buckets and the rows that go to each."""
 
 FEWEST_BUCKETS, LEAST_ROWS = 16, 1 << 12
 """There are as many buckets as this where each gets so many rows."""
@@ -39,19 +41,11 @@ class Spill:
         for bucket in range(num_buckets):
             self._path(bucket).unlink(missing_ok=True)  # of a try that was interrupted
 
-    def add(self, bucket_N: NDArray[np.integer], rows_N: Rows) -> None:
-        """Add rows, perhaps none, to their buckets, which keep them in order."""
-        if not len(rows_N):
-            return None
-        if self.num_buckets == 1:
-            self.append(0, rows_N)
-            return self.relieve()
-        order_N = np.argsort(bucket_N.astype(np.uint16), kind="stable")  # by radix
-        sorted_N, rows_N = bucket_N[order_N], rows_N[order_N]
-        buckets, starts = np.unique(sorted_N, return_index=True)
-        for bucket, rows in zip(buckets.tolist(), np.split(rows_N, starts[1:]), strict=True):
+    def add(self, dealt: Dealt) -> None:
+        """Add rows to their buckets, which keep them in order."""
+        for bucket, rows in dealt:
             self.append(bucket, rows)
-        return self.relieve()
+        self.relieve()
 
     def append(self, bucket: int, rows_N: Rows) -> None:
         """Add rows to one bucket; see `relieve`."""
@@ -89,6 +83,14 @@ class Spill:
 
     def _path(self, bucket: int) -> Path:
         return self._folder / f"{self._name}-{bucket:05d}.spill"
+
+
+def dealt_to(bucket_N: NDArray[np.integer], rows_N: Rows) -> Dealt:
+    """Rows, perhaps none, by the bucket that each goes to; in any thread."""
+    order_N = np.argsort(bucket_N.astype(np.uint16), kind="stable")  # by radix
+    sorted_N, rows_N = bucket_N[order_N], rows_N[order_N]
+    buckets, starts = np.unique(sorted_N, return_index=True)
+    return list(zip(buckets.tolist(), np.split(rows_N, starts[1:]), strict=True)) if len(rows_N) else []
 
 
 def buckets_for(num_rows: int, rows_per_bucket: int) -> int:

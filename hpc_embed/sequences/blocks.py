@@ -45,14 +45,14 @@ class Block(NamedTuple):
         return len(self.letters) + int(self.descriptions.nbytes)
 
 
-def parse_block(raw: bytearray, source: str, *, is_first: bool) -> Block:
+def parse_block(raw: bytes | bytearray, source: str, *, is_first: bool) -> Block:
     """The records of a block; BadInput where it is the first of its source and not FASTA."""
     at, num_lines = _skip_blank_lines(raw) if is_first else (0, 0)
     parts = list(_parse(raw, at, source))
     return _joined(parts, num_lines)
 
 
-def _skip_blank_lines(raw: bytearray) -> tuple[int, int]:
+def _skip_blank_lines(raw: bytes | bytearray) -> tuple[int, int]:
     start = len(BYTE_ORDER_MARK) if raw.startswith(BYTE_ORDER_MARK) else 0
     blank = BLANK_LINES.match(raw, start)
     assert blank is not None
@@ -61,7 +61,7 @@ def _skip_blank_lines(raw: bytearray) -> tuple[int, int]:
     return blank.end(), blank.group().count(b"\n")
 
 
-def _parse(raw: bytearray, at: int, source: str) -> Iterator[Block]:
+def _parse(raw: bytes | bytearray, at: int, source: str) -> Iterator[Block]:
     if not kernel.is_available() or raw[at : at + 1] != b">":
         yield _by_biopython(raw[at:], source)
         return
@@ -94,7 +94,7 @@ def _strings(content: Bytes, stops_N: NDArray[np.int32]) -> pa.StringArray:
     return pa.StringArray.from_buffers(len(stops_N), pa.py_buffer(offsets), pa.py_buffer(content))
 
 
-def _by_biopython(raw: bytearray, source: str) -> Block:
+def _by_biopython(raw: bytes | bytearray, source: str) -> Block:
     block = block_of_records(list(parse_records(io.BytesIO(raw), source)))
     return block._replace(num_lines=sum(1 for _ in SEPARATORS.finditer(raw)))
 

@@ -15,7 +15,7 @@ from hpc_embed.sequences.sources import BYTE_ORDER_MARK, Read, blocks_of, stream
 from hpc_embed.sequences.tables import Columns, parse_table
 
 Format = Literal["FASTA", "FASTQ", "table"]
-Piece = bytearray | Block
+Piece = bytes | bytearray | Block
 """Some records of a source: FASTA as its bytes, which any thread may parse, else already a block."""
 
 
@@ -35,14 +35,14 @@ def pieces_of(read: Read, source: str, format: Format, columns: Columns | None) 
 
 def size_of(piece: Piece) -> int:
     """Bytes of a piece, in some measure that a source gives every time."""
-    return len(piece) if isinstance(piece, bytearray) else piece.num_bytes
+    return piece.num_bytes if isinstance(piece, Block) else len(piece)
 
 
 def first_records(head: bytes, source: str, columns: Columns | None, most: int, *, is_cut: bool) -> Block:
     """The first records in the head of a source; of one that is cut out of it what can be read."""
     format = format_of(head, columns)
     if format == "FASTA":
-        return parse_block(bytearray(head), source, is_first=True)
+        return parse_block(head, source, is_first=True)
     found: list[FastaRecord] = []
     waiting = [head]
     try:

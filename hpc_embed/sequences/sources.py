@@ -145,59 +145,39 @@ class _Stream(io.RawIOBase):
         return size
 
 
-def blocks_within(source: str, file: BinaryIO, stretch: Stretch, block: bytearray) -> Generator[bytearray, None, None]:
+def blocks_within(source: str, file: BinaryIO, stretch: Stretch) -> Generator[bytes, None, None]:
     """The records that begin in a stretch, whole also where the last goes beyond it, in blocks of whole records.
 
-    Each of them is `block`, and used up when the next is asked for. BadInput as of `blocks_of`.
+    BadInput as of `blocks_of`.
     """
     at = _next_record(file, source, stretch.start, stretch.stop)
-    stop = _next_record(file, source, stretch.stop, None) if at < stretch.stop else at
-    size = BLOCK_BYTES
-    while at < stop:
-        size = min(size, stop - at)
+    while at < stretch.stop:
+        last = min(at + BLOCK_BYTES, stretch.stop)
+        stop = _next_record(file, source, last, last + LONGEST_RECORD)
         file.seek(at)
-        _fill(block, size, file, source)
-        if len(block) < size:  # someone has made the file shorter
-            stop = at + len(block)
-        cut = block.rfind(RECORD_START) + 1
-        if not cut:
-            _refuse_longer(block, source)
-        if at + len(block) < stop:
-            if not cut:
-                size *= 2
-                continue
-            del block[cut:]
-        if block:
-            at, size = at + len(block), BLOCK_BYTES
-            yield block
+        block = reader(source, file)(stop - at)
+        if not block:
+            return  # someone has made the file shorter
+        _refuse_longer(block, block.rfind(RECORD_START) + 1, source)
+        yield block
+        at = stop
 
 
-def _fill(block: bytearray, size: int, file: BinaryIO, source: str) -> None:
-    """Read so many bytes into a block, fewer where the file ends; its memory is used again."""
-    del block[size:]
-    block.extend(bytes(size - len(block)))
-    num_read = 0
-    with reading(source), memoryview(block) as view:
-        while num_read < size and (more := cast(io.BufferedReader, file).readinto(view[num_read:])):
-            num_read += more
-    del block[num_read:]
-
-
-def _next_record(file: BinaryIO, source: str, at: int, limit: int | None) -> int:
+def _next_record(file: BinaryIO, source: str, at: int, limit: int) -> int:
     """Where the first record at or after `at` begins; the limit, or the end of the file, where none does."""
     if at == 0:
         return 0
     file.seek(at - 1)
     read, size = reader(source, file), LOOK_BYTES
     place, tail = at - 1, b""
-    while (limit is None or place < limit) and (content := tail + read(size)) != tail:
+    while place < limit and (content := tail + read(size)) != tail:
         found = content.find(RECORD_START)
         if found >= 0:
-            return place + found + 1 if limit is None else min(place + found + 1, limit)
+            return min(place + found + 1, limit)
         tail = content[-1:]
         place += len(content) - 1
         size = min(2 * size, BLOCK_BYTES)
-    return place + len(tail) if limit is None else limit
+    return min(place + len(tail), limit)
 
 
 def blocks_of(read: Read, source: str) -> Generator[bytearray, None, None]:
@@ -213,15 +193,16 @@ def blocks_of(read: Read, source: str) -> Generator[bytearray, None, None]:
             yield block
             block = rest
         else:
-            _refuse_longer(block, source)
+            _refuse_longer(block, 0, source)
     if block:
         yield block
 
 
-def _refuse_longer(block: bytearray, source: str) -> None:
-    if len(block) > LONGEST_RECORD:
+def _refuse_longer(block: bytes | bytearray, start: int, source: str) -> None:
+    """Raise BadInput where the record that begins at `start` is too long."""
+    if len(block) - start > LONGEST_RECORD:
+        beginning = bytes(block[start : start + 60].splitlines()[0])
         raise BadInput(
-            f"{source}: the record that begins with {bytes(block[:60].splitlines()[0])!r} is longer than "
-            f"{LONGEST_RECORD:,} bytes.",
+            f"{source}: the record that begins with {beginning!r} is longer than {LONGEST_RECORD:,} bytes.",
             remedy="Cut it into pieces, or look whether this is the right file.",
         )

@@ -15,18 +15,37 @@ typedef uint8_t byte;
 /* What Python's str.split() takes for white space, among ASCII. */
 static int is_space(byte c) { return c == ' ' || (c >= 9 && c <= 13) || (c >= 28 && c <= 31); }
 
-/* Copies a piece of a line; returns the OR of its bytes, and in *lowest its smallest byte. */
-static byte copy(byte *restrict to, const byte *restrict from, int64_t size, byte *lowest)
+#define ALL_BYTES 0x0101010101010101u
+
+/* What copying a piece of a line has met: the highest bit of any byte is set where one of them is up to a space, or
+   beyond ASCII (Mycroft's test for small bytes in a word). */
+typedef struct {
+    uint64_t low, high;
+} met;
+
+static inline void copy_word(byte *to, const byte *from, met *seen)
 {
-    byte all = 0, low = 255;
-    for (int64_t i = 0; i < size; i++) {
-        byte c = from[i];
-        to[i] = c;
-        all |= c;
-        low = c < low ? c : low;
-    }
-    *lowest = low;
-    return all;
+    uint64_t word;
+    memcpy(&word, from, sizeof word);
+    memcpy(to, &word, sizeof word);
+    seen->low |= (word - ALL_BYTES * (' ' + 1)) & ~word;
+    seen->high |= word;
+}
+
+static met copy(byte *restrict to, const byte *restrict from, int64_t size)
+{
+    met seen = {0, 0};
+    int64_t i = 0;
+    for (; i + 8 <= size; i += 8)
+        copy_word(to + i, from + i, &seen);
+    if (i < size && size > 8)
+        copy_word(to + size - 8, from + size - 8, &seen); /* some bytes once more */
+    else
+        for (; i < size; i++) {
+            to[i] = from[i];
+            seen.low |= from[i] <= ' ' ? 0x80 : 0, seen.high |= from[i];
+        }
+    return (met){seen.low & ALL_BYTES * 0x80, seen.high & ALL_BYTES * 0x80};
 }
 
 static int has_carriage_return(const byte *from, int64_t size) { return size > 0 && memchr(from, '\r', size) != NULL; }
@@ -67,19 +86,19 @@ int64_t hpc_embed_parse(const byte *raw, int64_t size, byte *letters, int64_t *l
     while (at < size) {
         int64_t record_at = at, record_line = line, record_letters = num_letters;
         int64_t end = line_end(raw, at, size, &at);
-        byte *header = headers + num_header_bytes, lowest;
+        byte *header = headers + num_header_bytes;
         int64_t length = end - (record_at + 1);
-        byte all = copy(header, raw + record_at + 1, length, &lowest);
-        int is_odd = all >= 128 || (lowest <= 31 && has_carriage_return(header, length)) ||
+        met seen = copy(header, raw + record_at + 1, length);
+        int is_odd = seen.high || (seen.low && has_carriage_return(header, length)) ||
                      num_header_bytes + length > INT32_MAX;
         line++;
         while (!is_odd && at < size && raw[at] != '>') {
             int64_t start = at;
             end = line_end(raw, at, size, &at);
             line++;
-            all = copy(letters + num_letters, raw + start, end - start, &lowest);
-            is_odd = all >= 128;
-            if (lowest > ' ') {
+            seen = copy(letters + num_letters, raw + start, end - start);
+            is_odd = seen.high != 0;
+            if (!seen.low) {
                 num_letters += end - start;
             } else {
                 is_odd |= has_carriage_return(raw + start, end - start);
