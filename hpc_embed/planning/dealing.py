@@ -23,14 +23,16 @@ Ints = NDArray[np.int64]
 
 LIBRARY = Path(__file__).with_name("libdealing.so")
 """kernels/dealing.c, built when the package is installed where a C compiler is."""
+TURNS_AT_ONCE = 1 << 20
 
 
 class Dealt(NamedTuple):
-    """Which shards take windows of each length, and how many; the lower shards first."""
+    """Which shards take windows of each length, and how many; the lower shards first. 12 bytes a turn."""
 
     num_takers_L: Ints
     shard_E: NDArray[np.int32]
-    counts_E: Ints
+    ends_E: Ints
+    """Where the turn ends, all windows counted length by length."""
 
 
 class Dealing:
@@ -38,22 +40,24 @@ class Dealing:
 
     def __init__(self, lengths_L: Ints, counts_L: Ints, costs_L: Ints, num_shards: int) -> None:
         """Deal so many windows of each length, longest first; costs are positive and fall with the length."""
-        dealt = deal(np.zeros(num_shards, dtype=np.int64), counts_L, costs_L)
         self._num_shards = num_shards
         self._lengths_L = lengths_L
-        self._at_E = np.repeat(np.arange(len(lengths_L)), dealt.num_takers_L)
-        """Which length, ..."""
-        self._shard_E = dealt.shard_E
-        self._counts_E = dealt.counts_E
-        self._ends_E = np.cumsum(dealt.counts_E)
-        """... and where the turn ends, all windows counted length by length."""
+        self._dealt = deal(np.zeros(num_shards, dtype=np.int64), counts_L, costs_L)
         self._next_L = np.cumsum(counts_L) - counts_L
-        """Where the next window of each length stands in that count."""
+        """Where the next window of each length stands when all are counted."""
 
     def sums(self, values_L: NDArray[np.float64] | Ints) -> NDArray[np.float64]:
         """For each shard the sum of what a window of each length has."""
-        weights_E = (values_L[self._at_E] * self._counts_E).astype(np.float64)
-        return np.bincount(self._shard_E, weights=weights_E, minlength=self._num_shards).astype(np.float64)
+        num_takers_L, shard_E, ends_E = self._dealt
+        sums_S = np.zeros(self._num_shards)
+        start = num_before = 0
+        for some_L in np.array_split(np.arange(len(values_L)), -(-len(shard_E) // TURNS_AT_ONCE)):
+            stop = start + int(num_takers_L[some_L].sum())
+            counts_E = np.diff(ends_E[start:stop], prepend=num_before)
+            weights_E = np.repeat(values_L[some_L], num_takers_L[some_L]) * counts_E
+            sums_S += np.bincount(shard_E[start:stop], weights=weights_E, minlength=self._num_shards)
+            start, num_before = stop, int(ends_E[stop - 1])
+        return sums_S
 
     def shards_of(self, lengths_N: Ints) -> NDArray[np.int32]:
         """The shards of the next windows. Of equal windows the earlier go to the lower shards."""
@@ -65,7 +69,7 @@ class Dealing:
         turns_N = np.arange(len(order_N)) + np.repeat(self._next_L[at] - starts, counts)
         self._next_L[at] += counts
         shard_N = np.empty(len(lengths_N), dtype=np.int32)
-        shard_N[order_N] = self._shard_E[np.searchsorted(self._ends_E, turns_N, side="right")]
+        shard_N[order_N] = self._dealt.shard_E[np.searchsorted(self._dealt.ends_E, turns_N, side="right")]
         return shard_N
 
 
@@ -79,16 +83,16 @@ def deal(loads_S: Ints, counts_L: Ints, costs_L: Ints) -> Dealt:
         return _deal_one_by_one(loads_S, counts_L, costs_L)
     most = int(np.minimum(counts_L, len(loads_S)).sum())
     num_takers_L = np.empty(len(counts_L), dtype=np.int64)
-    shard_E, counts_E = np.empty(most, dtype=np.int32), np.empty(most, dtype=np.int64)
+    shard_E, ends_E = np.empty(most, dtype=np.int32), np.empty(most, dtype=np.int64)
     loads_S, counts_L, costs_L = (values.astype(np.int64) for values in (loads_S, counts_L, costs_L))
     rows_S, rests_S = np.empty_like(loads_S), np.empty_like(loads_S)
     num_shards, num_lengths = ctypes.c_int64(len(loads_S)), ctypes.c_int64(len(counts_L))
     shards = [array.ctypes.data_as(ctypes.c_void_p) for array in (loads_S, rows_S, rests_S)]
     lengths = [array.ctypes.data_as(ctypes.c_void_p) for array in (counts_L, costs_L)]
-    found = [array.ctypes.data_as(ctypes.c_void_p) for array in (shard_E, counts_E, num_takers_L)]
+    found = [array.ctypes.data_as(ctypes.c_void_p) for array in (shard_E, ends_E, num_takers_L)]
     library.hpc_embed_deal(*shards, num_shards, *lengths, num_lengths, *found)
     num_turns = int(num_takers_L.sum())
-    return Dealt(num_takers_L, shard_E[:num_turns], counts_E[:num_turns])
+    return Dealt(num_takers_L, shard_E[:num_turns], ends_E[:num_turns])
 
 
 def _deal_one_by_one(loads_S: Ints, counts_L: Ints, costs_L: Ints) -> Dealt:
@@ -103,7 +107,7 @@ def _deal_one_by_one(loads_S: Ints, counts_L: Ints, costs_L: Ints) -> Dealt:
             taken[shard] += 1
         turns.append(sorted(taken.items()))
     shard_E, counts_E = np.array([turn for some in turns for turn in some], dtype=np.int64).reshape(-1, 2).T
-    return Dealt(np.array([len(some) for some in turns]), shard_E.astype(np.int32), counts_E)
+    return Dealt(np.array([len(some) for some in turns]), shard_E.astype(np.int32), np.cumsum(counts_E))
 
 
 @cache

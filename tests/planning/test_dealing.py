@@ -32,8 +32,8 @@ def deal(lengths: list[int], costs: list[int], num_shards: int) -> NDArray[np.in
     """The shards of windows, asked for in three blocks."""
     distinct, counts = np.unique(lengths, return_counts=True)
     costs_of = np.array([costs[length] for length in distinct.tolist()])
-    dealing = Dealing(distinct[::-1], counts[::-1], costs_of[::-1], num_shards)
-    return np.concatenate([dealing.shards_of(block) for block in np.array_split(np.array(lengths), 3)])
+    done = Dealing(distinct[::-1], counts[::-1], costs_of[::-1], num_shards)
+    return np.concatenate([done.shards_of(block) for block in np.array_split(np.array(lengths), 3)])
 
 
 def deal_one_by_one(loads: list[int], lengths: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
@@ -53,7 +53,7 @@ def deal_one_by_one(loads: list[int], lengths: list[tuple[int, int]]) -> list[li
 
 def turns_of(dealt: dealing.Dealt) -> list[list[tuple[int, int]]]:
     """As the oracle tells them."""
-    turns = iter(zip(dealt.shard_E.tolist(), dealt.counts_E.tolist(), strict=True))
+    turns = iter(zip(dealt.shard_E.tolist(), np.diff(dealt.ends_E, prepend=0).tolist(), strict=True))
     return [[next(turns) for _ in range(num)] for num in dealt.num_takers_L.tolist()]
 
 
@@ -104,7 +104,11 @@ def test_a_million_equal_windows_are_dealt_in_one_step() -> None:
     assert np.bincount(deal([3] * 1_000_000, [7] * 4, 1000)).tolist() == [1000] * 1000
 
 
-def test_sums_are_those_of_the_windows_that_each_shard_was_dealt() -> None:
-    dealing = Dealing(np.array([9, 4, 1]), np.array([2, 3, 5]), np.array([9, 4, 1]), 2)
-    shards = dealing.shards_of(lengths := np.array([1, 4, 9, 1, 4, 1, 4, 9, 1, 1]))
-    assert dealing.sums(np.array([9, 4, 1])).tolist() == np.bincount(shards, weights=lengths).tolist()
+@pytest.mark.parametrize("turns_at_once", [1, 4, 1000])
+def test_sums_are_those_of_the_windows_that_each_shard_was_dealt(
+    turns_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dealing, "TURNS_AT_ONCE", turns_at_once)
+    done = Dealing(np.array([9, 4, 1]), np.array([2, 3, 5]), np.array([9, 4, 1]), 2)
+    shards = done.shards_of(lengths := np.array([1, 4, 9, 1, 4, 1, 4, 9, 1, 1]))
+    assert done.sums(np.array([9, 4, 1])).tolist() == np.bincount(shards, weights=lengths).tolist()

@@ -45,11 +45,12 @@ static int64_t last_rest(const int64_t *rests, int64_t num_shards, int64_t count
 /* Deals counts[l] windows of costs[l] each, one l after the other; of shards with equal loads the lower is first.
 
    `loads` has what each shard holds before and afterwards; `rows` and `rests` are for us. Every shard that takes windows
-   of an l is written to `takers`, what it takes to `taken`, and to num_takers[l] how many shards they are. */
+   of an l is written to `takers`, to `ends` how many windows of all l are dealt then, and to num_takers[l] how many
+   shards they are. */
 void hpc_embed_deal(int64_t *loads, int64_t *rows, int64_t *rests, int64_t num_shards, const int64_t *counts,
-                    const int64_t *costs, int64_t num_lengths, int32_t *takers, int64_t *taken, int64_t *num_takers)
+                    const int64_t *costs, int64_t num_lengths, int32_t *takers, int64_t *ends, int64_t *num_takers)
 {
-    for (int64_t length = 0; length < num_lengths; length++) {
+    for (int64_t length = 0, num_dealt = 0; length < num_lengths; length++) {
         int64_t cost = costs[length], last = -1, num_left, num_equal = 0, num = 0;
         for (int64_t shard = 0; shard < num_shards; shard++)
             rows[shard] = loads[shard] / cost, rests[shard] = loads[shard] % cost;
@@ -64,12 +65,12 @@ void hpc_embed_deal(int64_t *loads, int64_t *rows, int64_t *rests, int64_t num_s
             int64_t takes = rows[shard] < row ? row - rows[shard] : 0;
             takes += rests[shard] < last || (rests[shard] == last && num_equal-- > 0);
             if (takes) {
-                loads[shard] += takes * cost;
-                takers[num] = (int32_t)shard, taken[num] = takes;
+                loads[shard] += takes * cost, num_dealt += takes;
+                takers[num] = (int32_t)shard, ends[num] = num_dealt;
                 num++;
             }
         }
-        takers += num, taken += num;
+        takers += num, ends += num;
         num_takers[length] = num;
     }
 }
