@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
+import mmap
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
-"""Of mallopt(3)."""
-LARGEST_KEPT = 32 << 20
-"""To which glibc would come by itself, block by block."""
+import numpy as np
+
+LARGEST_KEPT = (32 << 20) - 2 * mmap.PAGESIZE
+"""glibc's own limit, less what it adds to a block."""
 
 
 def keep_freed_memory() -> None:
-    """What is freed serves whoever asks next, in any thread of this process.
+    """Blocks that are freed serve whoever asks next, up to LARGEST_KEPT.
 
-    glibc would give large blocks back at once, and keep a heap for each thread. Without glibc nothing happens.
+    glibc gives a block back to the system unless it has given back one as large before (mallopt(3), M_MMAP_THRESHOLD).
+    So it gets one here, which is never filled. Nothing comes of it with another C library.
     """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return
-    for parameter, value in (
-        (M_MMAP_THRESHOLD, LARGEST_KEPT),
-        (M_TRIM_THRESHOLD, 2 * LARGEST_KEPT),
-        (M_ARENA_MAX, 1),
-    ):
-        mallopt(parameter, value)
+    np.empty(LARGEST_KEPT, dtype=np.uint8)
