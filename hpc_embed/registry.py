@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.metadata import entry_points
 from typing import Literal
 
@@ -14,6 +15,7 @@ from hpc_embed.families.esmc import esmc_shape
 from hpc_embed.families.family import Shape
 from hpc_embed.families.nucleotide import nucleotide_shape
 from hpc_embed.families.t5 import t5_shape
+from hpc_embed.progress import note
 
 Kind = Literal["protein", "dna"]
 
@@ -294,12 +296,17 @@ COMPOSITION = "composition"
 """The default: the composition model of whichever kind the input is."""
 
 
+@cache
 def models() -> dict[str, Model]:
-    """Every model by name, the built-in ones and those of installed packages."""
+    """Every model by name, the built-in ones and those of installed packages, but for what cannot be loaded."""
     found = dict(_BY_NAME)
     for point in entry_points(group=ENTRY_POINT_GROUP):
-        model = point.load()
-        found.setdefault(model.name, replace(model))
+        try:
+            model: Model = replace(point.load())
+        except Exception as error:  # whatever a package may do when it is imported
+            note(f"warning: the model {point.name} ({point.value}) is left out: {type(error).__name__}: {error}.")
+        else:
+            found.setdefault(model.name, model)
     return found
 
 
@@ -307,7 +314,7 @@ def find_model(name: str) -> Model:
     """The model of that name; a UsageError lists the valid ones."""
     if name == ANY_ENCODER.name:
         return ANY_ENCODER
-    if name in _BY_NAME:  # an installed package that cannot be loaded must not stop our own
+    if name in _BY_NAME:
         return _BY_NAME[name]
     known = models()
     if name in known:

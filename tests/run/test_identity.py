@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -42,6 +43,7 @@ BERT = {
     "vocab_size": 30,
     "max_position_embeddings": 512,
 }
+OTHER_PACKAGES = replace(find_model("esm2_t6_8M"), name="another", max_residues=7)
 CARD = "---\nlicense: apache-2.0\n---\n"
 
 
@@ -325,13 +327,27 @@ def test_a_copy_has_all_that_is_read_and_is_made_once(tmp_path: Path) -> None:
     assert (target / "vocab.txt").read_text() == "A\n"
 
 
-def test_an_installed_package_that_cannot_be_loaded_does_not_stop_our_own_models(
-    monkeypatch: pytest.MonkeyPatch,
+def test_an_installed_package_that_cannot_be_loaded_is_told_and_does_not_stop_other_models(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(*, group: str) -> list[EntryPoint]:
-        return [EntryPoint("theirs", "no_such_module:MODEL", group)]
+    def some_are_broken(*, group: str) -> list[EntryPoint]:
+        points = {"theirs": "no_such_module:MODEL", "odd": "os:sep", "other": "tests.run.test_identity:OTHER_PACKAGES"}
+        return [EntryPoint(name, value, group) for name, value in points.items()]
 
-    monkeypatch.setattr(registry, "entry_points", broken)
-    assert find_model("esm2_t6_8M").name == "esm2_t6_8M"
-    with pytest.raises(ModuleNotFoundError):
-        find_model("theirs")
+    monkeypatch.setattr(registry, "entry_points", some_are_broken)
+    registry.models.cache_clear()
+    try:
+        assert find_model("esm2_t6_8M").name == "esm2_t6_8M"
+        assert capsys.readouterr().err == ""
+        assert find_model("another").max_residues == 7
+        assert "another" in registry.models()
+        told = capsys.readouterr().err.splitlines()
+        assert [line.split(")")[0] for line in told] == [
+            "warning: the model theirs (no_such_module:MODEL",
+            "warning: the model odd (os:sep",
+        ]
+        assert "No module named 'no_such_module'" in told[0]
+        with pytest.raises(UsageError, match="--model theirs: there is no such model"):
+            find_model("theirs")
+    finally:
+        registry.models.cache_clear()
