@@ -41,7 +41,7 @@ def test_live_elements_are_told_from_those_that_have_ended(fakes: Fakes) -> None
         *(f"7|{index}|{word}|None|node1|/a.sh" for index, word in enumerate(("PREEMPTED", "NODE_FAIL", "FAILED"), 3)),
         "8|N/A|COMPLETING|None|node3|/a.sh",
     ]
-    fakes.says("squeue", "\n".join(lines) + "\n")
+    fakes.says("squeue", "\n".join(["a|site's|own|news", *lines, "and | more"]) + "\n")
     assert slurm.live_elements(["7", "8"]) == [
         Element("7", 0, "RUNNING", "node1", "/a|b.sh"),
         Element("7", 1, "PENDING", "Priority", "/a.sh"),

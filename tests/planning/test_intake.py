@@ -146,6 +146,10 @@ def test_an_alignment_is_told_and_read_with_its_gaps_or_without(
     plan(path, tmp_path / "keep", model="esm2_t6_8M:untrained")
     told = f"{path}: an alignment; its gaps are embedded as letters. --gaps drop takes them out.\n"
     assert told in capsys.readouterr().err
+    for other in ("y.fa", "z.fa"):
+        (tmp_path / other).write_text(path.read_text())
+    plan(tmp_path / "[xyz].fa", tmp_path / "three", model="esm2_t6_8M:untrained")
+    assert f"{path} and 2 more: an alignment;" in capsys.readouterr().err
     plan(path, tmp_path / "drop", model="esm2_t6_8M:untrained", gaps="drop")
     assert "alignment" not in capsys.readouterr().err
     plan(plain, tmp_path / "plain", model="esm2_t6_8M:untrained")

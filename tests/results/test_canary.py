@@ -146,7 +146,10 @@ def test_check_says_what_is_damaged(
     plan, layout = done
     gather(plan, layout, AT_ONCE)
     assert main(["gather", "--run-dir", str(layout.root), "--check"]) == 0
-    assert f"7 records in 1 parts, as gathered\nfingerprint {plan.fingerprint}, hpc_embed" in capsys.readouterr().out
+    assert (
+        f"dataset {layout.dataset}: 7 records in 1 parts, as gathered\nfingerprint {plan.fingerprint}, hpc_embed"
+        in capsys.readouterr().out
+    )
     work, words = DAMAGES[name]
     work(layout)
     assert main(["gather", "--run-dir", str(layout.root), "--check"]) == 4

@@ -14,6 +14,7 @@ import pytest
 from hpc_embed import registry
 from hpc_embed.errors import EnvironmentFault, UsageError
 from hpc_embed.registry import Kind, find_model
+from hpc_embed.run import files
 from hpc_embed.run import identity as identity_module
 from hpc_embed.run.identity import (
     ModelIdentity,
@@ -325,6 +326,22 @@ def test_a_copy_has_all_that_is_read_and_is_made_once(tmp_path: Path) -> None:
     (source / "vocab.txt").write_text("B\n")
     assert copy_checkpoint(source, target) == target
     assert (target / "vocab.txt").read_text() == "A\n"
+
+
+def test_a_copy_that_a_twin_has_made_meanwhile_is_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = checkpoint(tmp_path / "mine", vocab_txt="A\n"), tmp_path / "copy"
+    copy_file = files.copy_file
+
+    def copy_late(path: Path, copy: Path) -> None:
+        target.mkdir(exist_ok=True)
+        (target / "vocab.txt").write_text("a twin's\n")
+        copy_file(path, copy)
+
+    monkeypatch.setattr(identity_module, "copy_file", copy_late)
+    assert copy_checkpoint(source, target) == target
+    assert (target / "vocab.txt").read_text() == "a twin's\n"
 
 
 def test_an_installed_package_that_cannot_be_loaded_is_told_and_does_not_stop_other_models(

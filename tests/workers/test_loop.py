@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -113,6 +114,24 @@ def test_out_of_memory_halves_the_budget_and_goes_on(tmp_path: Path) -> None:
     assert [event.token_budget for event in events if isinstance(event, BudgetHalved)] == [60, 30]
     assert (marker.rows, marker.failed_windows) == (7, {})
     assert sorted(length for batch in model.batches for length in batch) == sorted(LENGTHS)
+
+
+class Padded(FakeModel):
+    """Computes four times as many tokens, and takes its time."""
+
+    def start(self, batch: Sequence[Tokens]) -> Callable[[], EmbeddedBatch]:
+        made = super().start(batch)()
+        time.sleep(0.05)
+        return lambda: made._replace(num_computed_tokens=made.num_real_tokens * 4)
+
+
+def test_the_marker_tells_what_was_computed_and_how_fast(tmp_path: Path) -> None:
+    facts = embed(tmp_path, Padded(), piece_seconds=10**6)[0].facts
+    assert (facts.num_tokens, facts.num_windows_computed, facts.token_budget) == (sum(LENGTHS), len(LENGTHS), 64)
+    assert (facts.device, facts.precision, facts.peak_memory_bytes) == ("fake", "fp32", 1)
+    assert facts.padding_efficiency == 0.25
+    assert 0.05 < facts.seconds == round(facts.seconds, 3)
+    assert facts.tokens_per_second == pytest.approx(sum(LENGTHS) / facts.seconds, rel=0.02)
 
 
 class Late(FakeModel):
