@@ -14,7 +14,7 @@ import heapq
 from collections import Counter
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,13 +86,19 @@ def deal(loads_S: Ints, counts_L: Ints, costs_L: Ints) -> Dealt:
     shard_E, ends_E = np.empty(most, dtype=np.int32), np.empty(most, dtype=np.int64)
     loads_S, counts_L, costs_L = (values.astype(np.int64) for values in (loads_S, counts_L, costs_L))
     rows_S, rests_S = np.empty_like(loads_S), np.empty_like(loads_S)
-    num_shards, num_lengths = ctypes.c_int64(len(loads_S)), ctypes.c_int64(len(counts_L))
-    shards = [array.ctypes.data_as(ctypes.c_void_p) for array in (loads_S, rows_S, rests_S)]
-    lengths = [array.ctypes.data_as(ctypes.c_void_p) for array in (counts_L, costs_L)]
-    found = [array.ctypes.data_as(ctypes.c_void_p) for array in (shard_E, ends_E, num_takers_L)]
-    library.hpc_embed_deal(*shards, num_shards, *lengths, num_lengths, *found)
+    library.hpc_embed_deal(
+        *_at(loads_S, rows_S, rests_S),
+        ctypes.c_int64(len(loads_S)),
+        *_at(counts_L, costs_L),
+        ctypes.c_int64(len(counts_L)),
+        *_at(shard_E, ends_E, num_takers_L),
+    )
     num_turns = int(num_takers_L.sum())
     return Dealt(num_takers_L, shard_E[:num_turns], ends_E[:num_turns])
+
+
+def _at(*arrays: NDArray[Any]) -> list[ctypes.c_void_p]:
+    return [array.ctypes.data_as(ctypes.c_void_p) for array in arrays]
 
 
 def _deal_one_by_one(loads_S: Ints, counts_L: Ints, costs_L: Ints) -> Dealt:
