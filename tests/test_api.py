@@ -20,10 +20,13 @@ GLOBINS = REPOSITORY / "examples/globins45.fasta"
 UNTRAINED = "esm2_t6_8M:untrained"
 
 
-def test_embed_gives_what_the_command_gives(tmp_path: Path) -> None:
+def test_embed_gives_what_the_command_gives(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
-    assert main(["local", str(GLOBINS), "--run-dir", str(run), "--pooling", "mean,max", "--model", UNTRAINED]) == 0
+    command = ["local", str(GLOBINS), "--run-dir", str(run), "--pooling", "mean,max", "--model", UNTRAINED]
+    assert main([*command, "--no-json"]) == 0
+    assert ", dimension 320\n" in capsys.readouterr().out
     dataset = hpc_embed.open_dataset(run)
+    assert repr(dataset) == f"<Dataset {run}/dataset: 45 rows; embedding_mean_6 320, embedding_max_6 320>"
     made = hpc_embed.embed(GLOBINS, pooling="mean,max", model=UNTRAINED)
     assert made.ids == list(dataset.ids)
     assert made.model == UNTRAINED

@@ -52,6 +52,7 @@ def _print(gathered: Gathered, plan: Plan, as_json: bool) -> None:
     statuses = ", ".join(f"{count:,} {status}" for status, count in sorted(gathered.statuses.items()))
     untrained = " UNTRAINED, RANDOM WEIGHTS," if plan.model.is_untrained else ""
     print_line(f"{gathered.num_records:,} records: {statuses}")
-    print_line(f"model {plan.model.name},{untrained} {gathered.precision}, dimension {plan.dimension}")
+    dimension = plan.dimension // plan.embedding.outputs.width
+    print_line(f"model {plan.model.name},{untrained} {gathered.precision}, dimension {dimension}")
     state = f"written in {format_seconds(gathered.seconds)}" if gathered.is_new else "was there already"
     print_line(f"dataset {gathered.dataset} ({state})")

@@ -117,6 +117,10 @@ class Dataset:
     def __reduce__(self) -> tuple[object, ...]:
         return Dataset, (self._layout,)
 
+    def __repr__(self) -> str:
+        columns = ", ".join(f"{name} {column.dimension}" for name, column in self.columns.items())
+        return f"<Dataset {self._layout.dataset}: {len(self):,} rows; {columns}>"
+
     def __len__(self) -> int:
         """Rows: records, or with --pooling per_window their windows."""
         return self._index.num_rows
