@@ -258,6 +258,37 @@ def test_a_folder_in_the_making_lives_by_its_newest_file(tmp_path: Path) -> None
     assert [name[:3] for name in names(tmp_path)] == [".d."]
 
 
+def test_a_folder_lives_by_itself_where_its_files_are_older(tmp_path: Path) -> None:
+    folder = elsewhere(tmp_path / "d")
+    folder.mkdir()
+    aged(folder / "part", hours=30)
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == [folder.name]
+
+
+def test_what_vanishes_while_it_is_looked_at_is_not_taken_for_silent(tmp_path: Path) -> None:
+    assert files._seconds_silent(tmp_path / "gone") == 0
+    assert not files._is_one_file(tmp_path / "gone", tmp_path / "too")
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_alive"), [(None, True), (ProcessLookupError(), False), (PermissionError(), True)]
+)
+def test_a_writer_is_asked_for_and_not_disturbed(
+    answer: Exception | None, is_alive: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def kill(process: int, signal: int) -> None:
+        asked.append((process, signal))
+        if answer:
+            raise answer
+
+    monkeypatch.setattr(os, "kill", kill)
+    assert temporaries.is_writer_alive(temporary_sibling(tmp_path / "a").name) is is_alive
+    assert asked == [(os.getpid(), 0)]
+
+
 def test_temporaries_of_two_calls_differ_and_are_known_as_such(tmp_path: Path) -> None:
     one, other = temporary_sibling(tmp_path / "a"), temporary_sibling(tmp_path / "a")
     assert one != other

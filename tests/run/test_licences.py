@@ -18,6 +18,7 @@ from hpc_embed.run.licences import is_non_commercial, licence_of_card
         ("---\nlicense: 'apache-2.0' \n---\n", "apache-2.0"),
         ("---\nlicense_name: cambrian non-commercial \n---\n", "cambrian non-commercial"),
         ("---\nbase_license: mit\n---\n", ""),
+        ("---\ntags: []\n---\nlicense: mit\n---\n", ""),
         ("---\nlicense:\n- mit\n---\n", ""),
         ("---\ntags: []\n---\nlicense: mit\n", ""),
         ("license: mit\n", ""),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hpc_embed.run import files
-from hpc_embed.run.pieces import Pieces, in_key_order
+from hpc_embed.run.pieces import Pieces, in_key_order, num_windows_in_pieces, seconds_of_pieces
 from hpc_embed.run.rows import RowReader
 from hpc_embed.run.vectors import VectorFile, Vectors, VectorWriter
 
@@ -45,6 +46,25 @@ def test_a_piece_appears_although_a_twin_cleans_up(
 def test_where_the_run_folder_has_gone_it_is_told(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Pieces(tmp_path / "moved/work/shard-00000", "print").publish(ROWS)
+
+
+def test_what_a_shard_has_in_pieces_is_counted_though_some_vanish_or_are_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "shard-00000"
+    assert (num_windows_in_pieces(folder), seconds_of_pieces(folder)) == (0, 0.0)
+    for key in (1, 2, 3, 4):
+        Pieces(folder, "print").publish(ROWS._replace(windows_N=np.array([key])))
+    paths = sorted(folder.iterdir())
+    for seconds, path in enumerate(paths):
+        os.utime(path, (1000 + 10 * seconds,) * 2)
+    assert (num_windows_in_pieces(folder), seconds_of_pieces(folder)) == (4, 30.0)
+    paths[0].write_bytes(b"not Parquet")
+    assert num_windows_in_pieces(folder) == 3
+    plain = files.storage.names
+    monkeypatch.setattr(files.storage, "names", lambda folder: [*plain(folder), paths[1].name.replace("0", "9")])
+    assert num_windows_in_pieces(folder) == 3
+    assert seconds_of_pieces(folder) > 0
 
 
 def drawn(keys: list[int], rows_per_window: int, mark: float) -> Vectors:

@@ -58,6 +58,14 @@ def test_a_row_of_the_table_is_read_with_its_thousand_and_once(tmp_path: Path, r
     assert list(table) == FACTS
     assert table == FACTS
     assert recording.opened == ["shards.parquet"] * 2
+    assert table[2490:] == FACTS[2490:]
+    assert table[-1:5:-1000] == FACTS[-1:5:-1000]
+    assert table[-2500] == FACTS[0]
+    for other in (FACTS[:-1], [*FACTS[1:], FACTS[0]], [], 7):
+        assert table != other
+    for beyond in (2500, -2501):
+        with pytest.raises(IndexError):
+            table[beyond]
 
 
 @pytest.mark.parametrize("content", [None, b"not Parquet"])
