@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpc_embed.planning.lookahead import in_turn
-from hpc_embed.planning.spill import Dealt, Rows, Spill, bucket_of, buckets_for, dealt_to
+from hpc_embed.planning.spill import Bucketed, Rows, Spill, bucket_of, buckets_for, by_bucket
 from hpc_embed.sequences.kernel import Ints
 
 Words = NDArray[np.uint64]
@@ -42,8 +42,8 @@ class WindowKeys:
         """`windows`: all of them, in order, as WINDOW in blocks; they are used up."""
         num_buckets = buckets_for(num_windows, ROWS_PER_BUCKET)
         by_digest = Spill(folder, "digests", DIGESTED, num_buckets, memory_bytes, threads)
-        for dealt in in_turn(threads, _by_bucket(windows, num_buckets)):
-            by_digest.add(dealt)
+        for bucketed in in_turn(threads, _calls(windows, num_buckets)):
+            by_digest.add(bucketed)
         num_ranges = max(1, -(-num_windows // WINDOWS_PER_RANGE))
         self._repeated = Spill(folder, "repeated", REPEATED, num_ranges, memory_bytes)
         self._is_first = np.full(-(-num_windows // 64) + 1, ALL_ONES)
@@ -54,7 +54,7 @@ class WindowKeys:
             windows_N = repeated_N["window"]
             bits_N = np.uint64(1) << (windows_N & 63).astype(np.uint64)
             np.subtract.at(self._is_first, windows_N >> 6, bits_N)  # each is set, and cleared once
-            self._repeated.add(dealt_to(windows_N // WINDOWS_PER_RANGE, repeated_N))
+            self._repeated.add(by_bucket(windows_N // WINDOWS_PER_RANGE, repeated_N))
         self._before = np.concatenate(([0], np.cumsum(_num_ones(self._is_first))))
         self.num_unique = int(self._before[-1])
         self._range = -1
@@ -93,17 +93,17 @@ class WindowKeys:
         return ranks_N
 
 
-def _by_bucket(windows: Iterable[Rows], num_buckets: int) -> Iterator[Callable[[], Dealt]]:
+def _calls(windows: Iterable[Rows], num_buckets: int) -> Iterator[Callable[[], Bucketed]]:
     """What deals the windows of each block."""
     start = 0
     for windows_N in windows:
-        yield partial(_deal, windows_N.view(DIGESTED), start, num_buckets)
+        yield partial(_numbered, windows_N.view(DIGESTED), start, num_buckets)
         start += len(windows_N)
 
 
-def _deal(rows_N: Rows, start: int, num_buckets: int) -> Dealt:
+def _numbered(rows_N: Rows, start: int, num_buckets: int) -> Bucketed:
     rows_N["window"] = np.arange(start, start + len(rows_N))
-    return dealt_to(bucket_of(rows_N["high"], num_buckets), rows_N)
+    return by_bucket(bucket_of(rows_N["high"], num_buckets), rows_N)
 
 
 def _repeated(rows_N: Rows) -> Rows:

@@ -18,7 +18,7 @@ from hpc_embed.planning.keys import WindowKeys, num_distinct
 from hpc_embed.planning.lookahead import in_turn
 from hpc_embed.planning.parts import read_records
 from hpc_embed.planning.scan import Scanned
-from hpc_embed.planning.spill import Dealt, Spill, bucket_of, buckets_for, dealt_to
+from hpc_embed.planning.spill import Bucketed, Spill, bucket_of, buckets_for, by_bucket
 from hpc_embed.planning.verdicts import STATUSES
 from hpc_embed.run.files import whole_file
 from hpc_embed.run.layout import RunLayout
@@ -47,7 +47,7 @@ class Formed(NamedTuple):
     """Records of a block as they are written."""
 
     rows: pa.RecordBatch
-    ids: Dealt
+    ids: Bucketed
     """Their digests by bucket."""
 
 
@@ -120,5 +120,5 @@ def _form(
         scanned["num_unknown"],
         pa.ListArray.from_arrays(pa.array(offsets), pa.array(keys_W)),
     ]
-    ids = dealt_to(bucket_of(digests_N["high"], num_buckets), digests_N)
+    ids = by_bucket(bucket_of(digests_N["high"], num_buckets), digests_N)
     return Formed(pa.RecordBatch.from_arrays(columns, schema=SCHEMA), ids)

@@ -1,4 +1,4 @@
-"""Rows dealt to buckets, each of which fits in memory though all of them may not."""
+"""Rows in buckets, each of which fits in memory though all of them may not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Rows = NDArray[Any]
-Dealt = list[tuple[int, Rows]]
+Bucketed = list[tuple[int, Rows]]
 """Buckets and the rows that go to each."""
 
 FEWEST_BUCKETS, LEAST_ROWS = 16, 1 << 12
@@ -41,9 +41,9 @@ class Spill:
         for bucket in range(num_buckets):
             self._path(bucket).unlink(missing_ok=True)  # of a try that was interrupted
 
-    def add(self, dealt: Dealt) -> None:
+    def add(self, bucketed: Bucketed) -> None:
         """Add rows to their buckets, which keep them in order."""
-        for bucket, rows in dealt:
+        for bucket, rows in bucketed:
             self.append(bucket, rows)
         self.relieve()
 
@@ -85,7 +85,7 @@ class Spill:
         return self._folder / f"{self._name}-{bucket:05d}.spill"
 
 
-def dealt_to(bucket_N: NDArray[np.integer], rows_N: Rows) -> Dealt:
+def by_bucket(bucket_N: NDArray[np.integer], rows_N: Rows) -> Bucketed:
     """Rows, perhaps none, by the bucket that each goes to; in any thread."""
     order_N = np.argsort(bucket_N.astype(np.uint16), kind="stable")  # by radix
     sorted_N, rows_N = bucket_N[order_N], rows_N[order_N]

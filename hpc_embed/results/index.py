@@ -34,7 +34,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from hpc_embed.planning.spill import Rows, Spill, bucket_of, buckets_for, dealt_to
+from hpc_embed.planning.spill import Rows, Spill, bucket_of, buckets_for, by_bucket
 from hpc_embed.results.parts import Hashed, Part
 from hpc_embed.results.windows import PLACE, Windows
 from hpc_embed.run import files
@@ -205,7 +205,7 @@ class _Walk:
         entries_N["digest"] = digests_of(ids)["high"]
         entries_N["row"] = np.arange(len(ids)) + self.sums["row"]
         self.sums["row"] += len(ids)
-        self._spill.add(dealt_to(bucket_of(entries_N["digest"], self._spill.num_buckets), entries_N))
+        self._spill.add(by_bucket(bucket_of(entries_N["digest"], self._spill.num_buckets), entries_N))
 
     def _places(self, file: BinaryIO, part: pq.ParquetFile, group: int) -> Iterator[int]:
         """Of each column in the row group that has just been walked through."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpc_embed.planning.spill import Spill, bucket_of, buckets_for, dealt_to
+from hpc_embed.planning.spill import Spill, bucket_of, buckets_for, by_bucket
 
 
 @pytest.mark.parametrize("in_threads", [False, True])
@@ -22,7 +22,7 @@ def test_rows_come_out_of_their_bucket_in_the_order_in_which_they_went_in(
         used = threads if in_threads else None
         spill = Spill(tmp_path, "rows", np.dtype(np.int64), num_buckets, memory_bytes, used)
         for some in (rows[:30], rows[30:30], rows[30:]):
-            spill.add(dealt_to(some % num_buckets, some))
+            spill.add(by_bucket(some % num_buckets, some))
     for bucket in range(num_buckets):
         assert spill.take(bucket).tolist() == rows[rows % num_buckets == bucket].tolist()
         assert spill.take(bucket).tolist() == []
