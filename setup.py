@@ -21,27 +21,23 @@ class AnyPythonWheel(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
+def kernel(package: str, name: str, *headers: str) -> Extension:
+    """Of `kernels/NAME.c`, as `libNAME.so` in the package."""
+    folder = f"{package.replace('.', '/')}/kernels"
+    return Extension(
+        f"{package}.lib{name}",
+        [f"{folder}/{name}.c"],
+        depends=[f"{folder}/{header}" for header in headers],
+        extra_compile_args=["-O3", "-g0", "-std=gnu11"],
+        optional=True,
+    )
+
+
 setup(
     ext_modules=[
-        Extension(
-            "hpc_embed.engine.libattention",
-            ["hpc_embed/engine/kernels/attention.c"],
-            depends=["hpc_embed/engine/kernels/attention_body.h"],
-            extra_compile_args=["-O3", "-g0", "-std=gnu11"],
-            optional=True,
-        ),
-        Extension(
-            "hpc_embed.planning.libdealing",
-            ["hpc_embed/planning/kernels/dealing.c"],
-            extra_compile_args=["-O3", "-g0", "-std=gnu11"],
-            optional=True,
-        ),
-        Extension(
-            "hpc_embed.sequences.libfasta",
-            ["hpc_embed/sequences/kernels/fasta.c"],
-            extra_compile_args=["-O3", "-g0", "-std=gnu11"],
-            optional=True,
-        ),
+        kernel("hpc_embed.engine", "attention", "attention_body.h"),
+        kernel("hpc_embed.planning", "dealing"),
+        kernel("hpc_embed.sequences", "fasta"),
     ],
     cmdclass={"build_ext": SharedLibrary, "bdist_wheel": AnyPythonWheel},
 )

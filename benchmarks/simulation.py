@@ -124,11 +124,11 @@ def beside_real_runs(numbers_of_shards: list[int], num_records: int) -> Answer:
             fasta = folder / "in.fasta"
             write_proteins(fasta, num_records)
             known = make_run(cluster, fasta, folder, numbers_of_shards[0])
-            site = site_of(known)
+            site, rate = site_of(known), rate_of(known)
             for num_shards in numbers_of_shards:
                 made = known if num_shards == numbers_of_shards[0] else make_run(cluster, fasta, folder, num_shards)
-                told = simulate(seconds_of_shards(made, rate_of(known)), 1, site).makespan_seconds
-                pace = rate_of(made) / rate_of(known)
+                told = simulate(seconds_of_shards(made, rate), 1, site).makespan_seconds
+                pace = rate_of(made) / rate
                 own = site._replace(start_seconds=site.start_seconds / pace)
                 at_pace = simulate(seconds_of_shards(made, rate_of(made)), 1, own).makespan_seconds
                 errors = [seconds / made.makespan_seconds - 1 for seconds in (told, at_pace)]
@@ -141,7 +141,6 @@ def beside_real_runs(numbers_of_shards: list[int], num_records: int) -> Answer:
                 use = "calibration" if made is known else "foretold"
                 seconds = (f"{told:.1f} s", f"{made.makespan_seconds:.1f} s", f"{errors[0]:+.1%}")
                 cells = [str(num_shards), use, *seconds, f"{pace:.2f}", f"{at_pace:.1f} s", f"{errors[1]:+.1%}"]
-                print(num_shards, site_of(made), pace, file=sys.stderr)
                 rows.append(cells)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

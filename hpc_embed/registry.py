@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Literal
@@ -302,7 +302,9 @@ def models() -> dict[str, Model]:
     found = dict(_BY_NAME)
     for point in entry_points(group=ENTRY_POINT_GROUP):
         try:
-            model: Model = replace(point.load())
+            model = point.load()
+            if not isinstance(model, Model):
+                raise TypeError("not a Model")
         except Exception as error:  # whatever a package may do when it is imported
             note(f"warning: the model {point.name} ({point.value}) is left out: {type(error).__name__}: {error}.")
         else:
@@ -314,7 +316,7 @@ def find_model(name: str) -> Model:
     """The model of that name; a UsageError lists the valid ones."""
     if name == ANY_ENCODER.name:
         return ANY_ENCODER
-    if name in _BY_NAME:
+    if name in _BY_NAME:  # no package of others is looked at
         return _BY_NAME[name]
     known = models()
     if name in known:

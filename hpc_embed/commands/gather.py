@@ -52,7 +52,6 @@ def _print(gathered: Gathered, plan: Plan, as_json: bool) -> None:
     statuses = ", ".join(f"{count:,} {status}" for status, count in sorted(gathered.statuses.items()))
     untrained = " UNTRAINED, RANDOM WEIGHTS," if plan.model.is_untrained else ""
     print_line(f"{gathered.num_records:,} records: {statuses}")
-    dimension = plan.dimension // plan.embedding.outputs.width
-    print_line(f"model {plan.model.name},{untrained} {gathered.precision}, dimension {dimension}")
+    print_line(f"model {plan.model.name},{untrained} {gathered.precision}, dimension {plan.column_dimension}")
     state = f"written in {format_seconds(gathered.seconds)}" if gathered.is_new else "was there already"
     print_line(f"dataset {gathered.dataset} ({state})")

@@ -14,12 +14,12 @@ import heapq
 from collections import Counter
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
+from hpc_embed.sequences.kernel import Ints, addresses, length_of
 
 LIBRARY = Path(__file__).with_name("libdealing.so")
 """kernels/dealing.c, built when the package is installed where a C compiler is."""
@@ -87,18 +87,14 @@ def deal(loads_S: Ints, counts_L: Ints, costs_L: Ints) -> Dealt:
     loads_S, counts_L, costs_L = (values.astype(np.int64) for values in (loads_S, counts_L, costs_L))
     rows_S, rests_S = np.empty_like(loads_S), np.empty_like(loads_S)
     library.hpc_embed_deal(
-        *_at(loads_S, rows_S, rests_S),
-        ctypes.c_int64(len(loads_S)),
-        *_at(counts_L, costs_L),
-        ctypes.c_int64(len(counts_L)),
-        *_at(shard_E, ends_E, num_takers_L),
+        *addresses(loads_S, rows_S, rests_S),
+        length_of(loads_S),
+        *addresses(counts_L, costs_L),
+        length_of(counts_L),
+        *addresses(shard_E, ends_E, num_takers_L),
     )
     num_turns = int(num_takers_L.sum())
     return Dealt(num_takers_L, shard_E[:num_turns], ends_E[:num_turns])
-
-
-def _at(*arrays: NDArray[Any]) -> list[ctypes.c_void_p]:
-    return [array.ctypes.data_as(ctypes.c_void_p) for array in arrays]
 
 
 def _deal_one_by_one(loads_S: Ints, counts_L: Ints, costs_L: Ints) -> Dealt:

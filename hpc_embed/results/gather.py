@@ -126,7 +126,7 @@ def _facts(plan: Plan, markers: Sequence[Marker], settings: GatherSettings) -> d
         "pooling": plan.embedding.pooling,
         "layer": plan.embedding.layer,
         "precision": ",".join(sorted(precisions)),
-        "dimension": plan.dimension // plan.embedding.outputs.width,
+        "dimension": plan.column_dimension,
         "columns": [output.name for output in plan.embedding.outputs.columns],
         "dtype": settings.dtype,
         "layout": settings.layout,

@@ -112,6 +112,11 @@ class Plan:
     """Of each window."""
     intake: Intake = field(default_factory=Intake)
 
+    @property
+    def column_dimension(self) -> int:
+        """Of a column of the dataset; `dimension` is that of all side by side."""
+        return self.dimension // self.embedding.outputs.width
+
     def write(self, path: Path) -> None:
         """Publish the shard table and then plan.json; equal plans are equal bytes."""
         write_shard_table(shard_table_path(path), self.shards)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from hpc_embed.sequences import kernel
 from hpc_embed.sequences.fasta import FastaRecord, parse_records
 from hpc_embed.sequences.kernel import Bytes, Ints
-from hpc_embed.sequences.sources import BYTE_ORDER_MARK, RECORD_START
+from hpc_embed.sequences.sources import BYTE_ORDER_MARK, RECORD_START, Raw
 
 BLANK_LINES = re.compile(rb"(?:[ \t\x0b\x0c\x1c-\x1f]*\r?\n)*")
 SEPARATORS = re.compile(rb"\r\n|\r|\n")
@@ -45,14 +45,14 @@ class Block(NamedTuple):
         return len(self.letters) + int(self.descriptions.nbytes)
 
 
-def parse_block(raw: bytes | bytearray, source: str, *, is_first: bool) -> Block:
+def parse_block(raw: Raw, source: str, *, is_first: bool) -> Block:
     """The records of a block; BadInput where it is the first of its source and not FASTA."""
     at, num_lines = _skip_blank_lines(raw) if is_first else (0, 0)
     parts = list(_parse(raw, at, source))
     return _joined(parts, num_lines)
 
 
-def _skip_blank_lines(raw: bytes | bytearray) -> tuple[int, int]:
+def _skip_blank_lines(raw: Raw) -> tuple[int, int]:
     start = len(BYTE_ORDER_MARK) if raw.startswith(BYTE_ORDER_MARK) else 0
     blank = BLANK_LINES.match(raw, start)
     assert blank is not None
@@ -61,7 +61,7 @@ def _skip_blank_lines(raw: bytes | bytearray) -> tuple[int, int]:
     return blank.end(), blank.group().count(b"\n")
 
 
-def _parse(raw: bytes | bytearray, at: int, source: str) -> Iterator[Block]:
+def _parse(raw: Raw, at: int, source: str) -> Iterator[Block]:
     if not kernel.is_available() or raw[at : at + 1] != b">":
         yield _by_biopython(raw[at:], source)
         return
@@ -94,7 +94,7 @@ def _strings(content: Bytes, stops_N: NDArray[np.int32]) -> pa.StringArray:
     return pa.StringArray.from_buffers(len(stops_N), pa.py_buffer(offsets), pa.py_buffer(content))
 
 
-def _by_biopython(raw: bytes | bytearray, source: str) -> Block:
+def _by_biopython(raw: Raw, source: str) -> Block:
     block = block_of_records(list(parse_records(io.BytesIO(raw), source)))
     return block._replace(num_lines=sum(1 for _ in SEPARATORS.finditer(raw)))
 

@@ -11,11 +11,11 @@ from hpc_embed.sequences import sources
 from hpc_embed.sequences.blocks import Block, block_of_records, parse_block
 from hpc_embed.sequences.fasta import FastaRecord
 from hpc_embed.sequences.fastq import parse_fastq
-from hpc_embed.sequences.sources import BYTE_ORDER_MARK, Read, blocks_of, stream_of
+from hpc_embed.sequences.sources import BYTE_ORDER_MARK, Raw, Read, blocks_of, stream_of
 from hpc_embed.sequences.tables import Columns, parse_table
 
 Format = Literal["FASTA", "FASTQ", "table"]
-Piece = bytes | bytearray | Block
+Piece = Raw | Block
 """Some records of a source: FASTA as its bytes, which any thread may parse, else already a block."""
 
 

@@ -67,7 +67,7 @@ def count_headers(raw: Bytes) -> int:
     """Lines that begin with `>`."""
     library = _library()
     assert library is not None
-    return int(library.hpc_embed_count_headers(_at(raw), _size(raw)))
+    return int(library.hpc_embed_count_headers(_at(raw), length_of(raw)))
 
 
 def parse(raw: Bytes, most_records: int) -> Usual:
@@ -79,7 +79,7 @@ def parse(raw: Bytes, most_records: int) -> Usual:
     header_stops_N, id_stops_N = (np.empty(most_records, dtype=np.int32) for _ in range(2))
     done = np.empty(2, dtype=np.int64)
     buffers = (letters, letter_stops_N, headers, header_stops_N, ids, id_stops_N, lines_N, done)
-    count = int(library.hpc_embed_parse(_at(raw), _size(raw), *_all(*buffers)))
+    count = int(library.hpc_embed_parse(_at(raw), length_of(raw), *addresses(*buffers)))
     return Usual(
         letters[: letter_stops_N[count - 1] if count else 0],
         letter_stops_N[:count],
@@ -113,10 +113,10 @@ def apply_policy(policy: ResiduePolicy, letters: Bytes, starts_N: Ints, lengths_
         _at(letters),
         _at(starts_N),
         _at(lengths_N),
-        _size(starts_N),
-        *_all(*tables),
+        length_of(starts_N),
+        *addresses(*tables),
         policy.stop,
-        *_all(num_unknown_N, first_N, is_changed_N),
+        *addresses(num_unknown_N, first_N, is_changed_N),
     )
     return Applied(lengths_N, num_unknown_N, first_N, is_changed_N)
 
@@ -126,7 +126,7 @@ def pack(letters: Bytes, starts_N: Ints, lengths_N: Ints) -> Bytes:
     library = _library()
     if library is None or (starts_N[1:] < (starts_N + lengths_N)[:-1]).any():
         return gather(letters, starts_N, lengths_N)
-    return letters[: int(library.hpc_embed_pack(_at(letters), _at(starts_N), _at(lengths_N), _size(starts_N)))]
+    return letters[: int(library.hpc_embed_pack(_at(letters), _at(starts_N), _at(lengths_N), length_of(starts_N)))]
 
 
 def gather(letters: Bytes, starts_N: Ints, lengths_N: Ints) -> Bytes:
@@ -136,7 +136,7 @@ def gather(letters: Bytes, starts_N: Ints, lengths_N: Ints) -> Bytes:
         spans = zip(starts_N.tolist(), (starts_N + lengths_N).tolist(), strict=True)
         return np.concatenate([letters[:0], *(letters[start:stop] for start, stop in spans)])
     gathered = np.empty(int(lengths_N.sum()), dtype=np.uint8)
-    library.hpc_embed_gather(*_all(letters, starts_N, lengths_N), _size(starts_N), _at(gathered))
+    library.hpc_embed_gather(*addresses(letters, starts_N, lengths_N), length_of(starts_N), _at(gathered))
     return gathered
 
 
@@ -149,7 +149,7 @@ def digests(content: Bytes, starts_N: Ints, lengths_N: Ints) -> NDArray[np.void]
         spans = zip(starts_N.tolist(), (starts_N + lengths_N).tolist(), strict=True)
         each = (hashlib.blake2b(view[start:stop], digest_size=DIGEST_BYTES).digest() for start, stop in spans)
         return np.frombuffer(b"".join(each), dtype=DIGEST)
-    library.hpc_embed_digest(*_all(content, starts_N, lengths_N), _size(starts_N), _at(found_N), MOST_LANES)
+    library.hpc_embed_digest(*addresses(content, starts_N, lengths_N), length_of(starts_N), _at(found_N), MOST_LANES)
     return found_N
 
 
@@ -166,11 +166,13 @@ def _at(array: NDArray[Any]) -> ctypes.c_void_p:
     return array.ctypes.data_as(ctypes.c_void_p)  # keeps the array alive for as long as the pointer is
 
 
-def _all(*arrays: NDArray[Any]) -> list[ctypes.c_void_p]:
+def addresses(*arrays: NDArray[Any]) -> list[ctypes.c_void_p]:
+    """Of contiguous arrays, for a kernel in C."""
     return [_at(array) for array in arrays]
 
 
-def _size(array: NDArray[Any]) -> ctypes.c_int64:
+def length_of(array: NDArray[Any]) -> ctypes.c_int64:
+    """For a kernel in C."""
     return ctypes.c_int64(len(array))
 
 

@@ -31,6 +31,8 @@ LONGEST_RECORD = 1 << 30
 """Bytes; a record is held in memory several times over, and a small compressed file can unpack to anything."""
 RECORD_START = b"\n>"
 
+Raw = bytes | bytearray
+"""A block of FASTA."""
 Read = Callable[[int], bytes]
 """Reads so many bytes; fewer, or none, only at the end."""
 
@@ -198,7 +200,7 @@ def blocks_of(read: Read, source: str) -> Generator[bytearray, None, None]:
         yield block
 
 
-def _refuse_longer(block: bytes | bytearray, start: int, source: str) -> None:
+def _refuse_longer(block: Raw, start: int, source: str) -> None:
     """Raise BadInput where the record that begins at `start` is too long."""
     if len(block) - start > LONGEST_RECORD:
         beginning = bytes(block[start : start + 60].splitlines()[0])
