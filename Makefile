@@ -42,7 +42,7 @@ torture: setup-test  ## Every storage fault, twins interleaved, hundreds of kill
 
 mutants: setup-test  ## Bugs put in one by one where the promises rest; which of them no test finds: some hours
 	$(PIP) mutmut
-	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 PYTHONMALLOC=malloc mutmut run; $(BIN)/python -m tests.torture.mutants
+	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 PYTHONMALLOC=malloc $(BIN)/python -m tests.torture.mutants
 
 fuzz: setup-test  ## 100,000 bad files in front of every reader, made with coverage in view, and 10,000 made from rules: an hour
 	$(PIP) atheris

@@ -108,6 +108,7 @@ def shards(folder: Path, *sizes: int) -> list[Path]:
     return paths
 
 
+@pytest.mark.long
 def test_the_last_words_of_a_worker_are_heard_also_when_its_death_comes_later(tmp_path: Path) -> None:
     crew = Crew(assignment(WithoutWeights, tmp_path), [Place("cpu")], max_tries=3)
     with pytest.raises(EnvironmentFault, match="the weights are not there"):
@@ -124,6 +125,7 @@ def test_a_shard_that_kills_its_worker_is_given_up_and_the_others_finish(tmp_pat
     assert failure.tries == 2
 
 
+@pytest.mark.long
 def test_a_death_is_blamed_on_the_shard_at_work_and_on_no_other(tmp_path: Path) -> None:
     crew = Crew(assignment(DiesAfterTheFirst, tmp_path), [Place("cpu")], max_tries=1)
     finished, failed = crew.run(shards(tmp_path, 3, 2, 4, 5), Silent())
@@ -133,6 +135,7 @@ def test_a_death_is_blamed_on_the_shard_at_work_and_on_no_other(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
+@pytest.mark.long
 def test_on_a_signal_to_stop_workers_publish_what_they_have_before_they_end(number: int, tmp_path: Path) -> None:
     """No piece is there before the signal, since pieces are hours apart."""
     told = assignment(Slow, tmp_path)._replace(token_budget=1, piece_seconds=3600.0)

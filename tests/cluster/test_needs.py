@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from hpc_embed.cli import main
 from hpc_embed.cluster import needs
+from hpc_embed.config import PlanSettings, WorkSettings
 from hpc_embed.engine import processor
+from hpc_embed.errors import EnvironmentFault
 from tests.conftest import REPOSITORY
 
 GLOBINS = str(REPOSITORY / "examples" / "globins45.fasta")
@@ -62,3 +66,27 @@ def test_bf16_without_instructions_for_it_is_refused_before_anything_is_planned(
     assert main(arguments) == 5
     assert "has no BF16 instructions" in capsys.readouterr().err
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("precision", "devices", "is_insisted_on", "flags", "is_refused"),
+    [
+        ("bf16", ("cpu",), False, {"avx2"}, True),
+        ("bf16", ("cpu",), True, {"avx2"}, False),
+        ("bf16", ("cpu",), False, {"avx2", "avx512_bf16"}, False),
+        ("bf16", (0, "cpu"), False, {"avx2"}, False),
+        ("fp32", ("cpu",), False, {"avx2"}, False),
+    ],
+)
+def test_bf16_is_refused_on_such_a_processor_alone_and_not_where_it_is_insisted_on(
+    precision: Literal["bf16", "fp32"],
+    devices: tuple[int | str, ...],
+    is_insisted_on: bool,
+    flags: set[str],
+    is_refused: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(processor, "flags", lambda: flags)
+    settings = PlanSettings(fasta=("x",), precision=precision)
+    with pytest.raises(EnvironmentFault) if is_refused else nullcontext():
+        needs.refuse_slow_precision(settings, WorkSettings(force_precision=is_insisted_on), devices)

@@ -63,6 +63,8 @@ def test_amd_gpus_are_counted_where_no_variable_names_them(fakes: Fakes, node: P
     for number, identity in enumerate(("0", "41532", "8811")):
         (node / "kfd" / str(number)).mkdir(parents=True)
         (node / "kfd" / str(number) / "gpu_id").write_text(identity + "\n")
+    (node / "kfd" / "3").mkdir()
+    (node / "kfd" / "3" / "gpu_id").mkdir()  # cannot be read, so none
     assert visible_gpus() == ["0", "1"]
     assert [place.variable for place in places_of([0, 1])] == ["HIP_VISIBLE_DEVICES"] * 2
 
@@ -75,6 +77,28 @@ def test_every_worker_sees_one_gpu_alone_and_has_its_share_of_the_cores_beside_i
         Place(1, "CUDA_VISIBLE_DEVICES", "GPU-77b2", frozenset({4, 5, 6, 7})),
         Place(2, "CUDA_VISIBLE_DEVICES", "2", frozenset({2, 3})),
     ]
+
+
+def test_nvidia_smi_is_asked_for_what_is_read(fakes: Fakes) -> None:
+    query = '[ "$*" = "--query-gpu=index,uuid,pci.bus_id --format=csv,noheader" ] || exit 6'
+    fakes.does("nvidia-smi", f'[ "$*" = -L ] && {{ printf %s "{LISTING}"; exit; }}\n{query}\nprintf %s "{BUSES}"')
+    assert [place.variable for place in places_of([0, 1])] == ["CUDA_VISIBLE_DEVICES"] * 2
+    os.environ["CUDA_VISIBLE_DEVICES"] = "0,1"
+    assert [place.cores for place in places_of([0, 1])] == [frozenset(range(4)), frozenset(range(4, 8))]
+
+
+def test_cores_of_several_stretches_are_all_found(fakes: Fakes, node: Path) -> None:
+    fakes.says("nvidia-smi", BUSES)
+    (node / "pci" / "0000:1b:00.0" / "local_cpulist").write_text("0-1,3,6-7\n")
+    os.environ["CUDA_VISIBLE_DEVICES"] = "0,1"
+    assert places_of([0, 1])[0].cores == frozenset({0, 1, 3, 6, 7})
+
+
+def test_a_gpu_that_sysfs_does_not_know_has_all_cores(fakes: Fakes, node: Path) -> None:
+    fakes.says("nvidia-smi", BUSES)
+    (node / "pci" / "0000:1b:00.0" / "local_cpulist").unlink()
+    os.environ["CUDA_VISIBLE_DEVICES"] = "0,1"
+    assert places_of([0, 1])[0].cores == frozenset(range(8))
 
 
 def test_cores_are_shared_out_evenly_where_nothing_tells_which_are_near(fakes: Fakes) -> None:
@@ -110,11 +134,11 @@ def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_process_that_enters_its_place_has_one_gpu_of_number_0(monkeypatch: pytest.MonkeyPatch) -> None:
     bound: list[object] = []
-    monkeypatch.setattr(os, "sched_setaffinity", lambda process, cores: bound.append(cores))
+    monkeypatch.setattr(os, "sched_setaffinity", lambda *process_and_cores: bound.append(process_and_cores))
     assert Place(5, "CUDA_VISIBLE_DEVICES", "MIG-77aa", frozenset({3})).enter() == 0
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "MIG-77aa"
     assert {os.environ[name] for name in ALLOCATOR} == {EXPANDABLE}
-    assert bound == [{3}]
+    assert bound == [(0, {3})]
 
 
 def test_the_allocator_that_somebody_chose_stays() -> None:

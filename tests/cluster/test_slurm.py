@@ -204,6 +204,7 @@ def test_idle_starts_in_a_row_are_bounded_and_a_fruitful_one_begins_anew(fakes: 
     assert len(fakes.calls("scontrol")) == 5
 
 
+@pytest.mark.long
 def test_a_controller_that_is_away_for_a_moment_is_asked_again(fakes: Fakes, tmp_path: Path) -> None:
     (fakes.folder / "scontrol").write_text('#!/bin/bash\necho x >>"$0.calls"\n[ "$(wc -l <"$0.calls")" -ge 2 ]\n')
     end_of_script(tmp_path, "again", 85)

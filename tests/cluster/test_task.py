@@ -285,6 +285,7 @@ def test_a_start_whose_time_is_over_this_very_second_does_nothing(
     assert run_shards(planned(1), layout, [0], WORK).exit_code == 85
 
 
+@pytest.mark.long
 def test_a_task_signals_itself_when_it_is_time_and_only_while_it_works(
     word: Path, layout: RunLayout, monkeypatch: pytest.MonkeyPatch
 ) -> None:

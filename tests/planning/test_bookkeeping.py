@@ -10,8 +10,10 @@ import pytest
 
 from hpc_embed.config import PlanSettings
 from hpc_embed.errors import RunConflict
-from hpc_embed.planning.forecast import forecast
+from hpc_embed.planning import forecast as forecast_module
+from hpc_embed.planning.forecast import describe, forecast, seconds_on
 from hpc_embed.planning.planner import make_plan
+from hpc_embed.planning.simulation import Site, simulate
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.plan import Embedding, InputFile, Plan, fingerprint
 from hpc_embed.run.shard_table import ShardFacts
@@ -108,3 +110,50 @@ def test_the_spread_of_a_forecast_is_the_largest_shard_over_the_mean(tmp_path: P
     figures = forecast(replace(plan(tmp_path), shards=tuple(facts)), "run", "a100")
     assert figures.spread == 2
     assert figures.total_flops == 90
+
+
+def test_a_run_on_several_devices_is_foretold_with_a_start_that_loads_the_weights_of_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def note(seconds: list[float], shards_per_task: int, site: Site) -> object:
+        asked.append((seconds, shards_per_task, site))
+        return simulate(seconds, shards_per_task, site)
+
+    monkeypatch.setattr(forecast_module, "simulate", note)
+    made = plan(tmp_path)
+    weight_bytes = 2 * made.cost.linear_flops
+    forecast(made, "run", "a100")
+    seconds = [seconds_on("a100", made.cost, shard.flops, shard.num_tokens) for shard in made.shards]
+    assert asked == [(seconds, 1, Site(2, weight_bytes=weight_bytes, start_seconds=20 + weight_bytes / 1e9))]
+
+
+def test_a_forecast_tells_a_person_everything_in_its_order(tmp_path: Path) -> None:
+    made = plan(tmp_path, RECORDS + b">a\nMKZ\n>e\n", max_residues=7)
+    assert describe(forecast(made, "embed-run", "a100")) == [
+        ("run folder", "embed-run"),
+        ("model", "aa_composition, pooling frequency"),
+        ("records", "5: 2 whole, 2 in windows, 1 SKIPPED (reasons in records.parquet)"),
+        ("repeated ids", "1 records (kept, told apart by ordinal)"),
+        ("unknown letters", "1, embedded as unknown"),
+        ("residues", "37"),
+        ("windows", "7, of which 7 different"),
+        ("tokens", "37"),
+        ("shards", "2, largest over mean 1.0811"),
+        ("estimate", "less than 0.1 s on one a100, all shards"),
+        ("", "assumes 40% of data-sheet peak; no padding, start-up or queue"),
+        ("on 2", "24 s, start-up included; 47 s held"),
+        ("dataset", "5 rows, about 8.7 KiB"),
+    ]
+    totals = replace(made.totals, num_embedded=1200, num_windowed=0, num_truncated=4, num_skipped=0)
+    made = replace(made, totals=totals, model=replace(made.model, licence="a licence"))
+    rows = describe(forecast(made, "embed-run", "a100"))
+    assert rows[1:5] == [
+        ("model", "aa_composition, pooling frequency"),
+        ("licence", "a licence"),
+        ("records", "5: 1,200 whole, 4 truncated"),
+        ("repeated ids", "1 records (kept, told apart by ordinal)"),
+    ]
+    plain = describe(forecast(plan(tmp_path, run="plain"), "embed-run", "a100"))
+    assert plain[2:4] == [("records", "3: 3 whole"), ("residues", "34")]

@@ -242,6 +242,7 @@ def test_a_fault_deep_in_a_file_names_its_line(tmp_path: Path, monkeypatch: pyte
         ("x.tsv", "id\tsequence\ngood\tMK\nhuge\t", "line 3"),
     ],
 )
+@pytest.mark.long
 def test_a_small_file_that_unpacks_to_one_giant_record_is_refused_before_it_fills_the_memory(
     name: str, begin: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -268,6 +268,7 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_steps")
+@pytest.mark.long
 def test_numbers_of_threads_and_memory_do_not_change_a_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = odd_input(tmp_path)
     for threads in (1, 2, 8):
@@ -300,6 +301,7 @@ def test_the_plan_is_what_a_plain_loop_over_the_records_gives(tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("small_steps")
+@pytest.mark.long
 def test_without_a_compiler_the_plan_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = odd_input(tmp_path)
     plan(inputs, tmp_path / "kernel")
@@ -309,6 +311,7 @@ def test_without_a_compiler_the_plan_is_the_same(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.usefixtures("small_steps")
+@pytest.mark.long
 def test_an_interrupted_plan_goes_on_with_the_parts_that_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -375,6 +378,7 @@ def test_two_plans_at_a_time_of_one_run_are_refused(
         plan(fasta, tmp_path / "run")
 
 
+@pytest.mark.long
 def test_a_record_of_a_million_windows_and_records_of_ten_residues_are_planned(tmp_path: Path) -> None:
     (tmp_path / "x.fa").write_bytes(b">long\n" + b"MKVLA" * 1_000_000 + b"\n" + b">s\nMKVLAAGIVG\n" * 100_000)
     made = plan((str(tmp_path / "x.fa"),), tmp_path / "run", max_residues=5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 
 import pytest
 from hypothesis import given, settings
@@ -105,6 +106,30 @@ def test_no_work_is_lost_or_done_twice_beyond_a_piece(
     assert found == simulate([100.0] * num_shards, shards_per_task, site, seed)
 
 
+def test_a_device_that_is_taken_loses_what_is_in_no_piece_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates, moments = [], iter([51.0, 5.0, 1e9])
+
+    def draw(_: random.Random, rate: float) -> float:
+        rates.append(rate)
+        return next(moments)
+
+    monkeypatch.setattr(random.Random, "expovariate", draw)
+    site = plain(
+        1, speeds=(2.0,), taken_per_hour=36.0, piece_seconds=15.0, away_seconds=60.0, schedule_seconds=7.0,
+        start_seconds=10.0, shard_seconds=1.0,
+    )  # fmt: skip
+    found = simulate([200.0], 1, site)
+    # 10 s of start, 1 of a shard's own, 40 of work, of which 30 are in two pieces; away for 60; taken in its next start
+    # after 5; away for 60; 10 and 1 again, and of 200 - 30 * 2 the rest at speed 2, in four pieces
+    assert rates == [0.01] * 3
+    assert found.makespan_seconds == 51 + 60 + 5 + 60 + 10 + 1 + 70
+    assert found.device_seconds == 51 + 5 + 81
+    assert (found.starting_seconds, found.lost_seconds) == (10 + 5 + 10, 10)
+    assert (found.num_starts, found.num_taken) == (3, 2)
+    assert found.operations == (2 + 4) * OPERATIONS_OF_A_PIECE + OPERATIONS_OF_A_SHARD
+    assert found.longest_wait_seconds == pytest.approx(0, abs=1e-9)
+
+
 def test_pieces_are_operations_of_the_file_server() -> None:
     found = simulate([100.0], 1, plain(1, piece_seconds=15.0))
     assert found.operations == OPERATIONS_OF_A_SHARD + 6 * OPERATIONS_OF_A_PIECE
@@ -129,6 +154,7 @@ def regret(minutes_of: dict[str, object]) -> dict[str, float]:
     return total
 
 
+@pytest.mark.long
 def test_the_usual_length_of_a_shard_is_that_which_the_simulation_likes_best() -> None:
     rules: dict[str, object] = {
         str(minutes): lambda _, minutes=minutes: minutes for minutes in (2.0, 5.0, 10.0, 30.0, 60.0)

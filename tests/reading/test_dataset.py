@@ -182,6 +182,7 @@ def test_an_index_made_out_of_core_is_the_same(tmp_path: Path, monkeypatch: pyte
     assert all(np.array_equal(arrays[name], expected[name]) for name in expected)
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_dataset(tmp_path: Path) -> None:
     layout = write_dataset(tmp_path, num_rows=20_000, group_rows=500)
     dataset, draw = hpc_embed.open_dataset(layout.root), random.Random(1)
@@ -225,6 +226,7 @@ def test_without_an_index_one_is_made_for_the_while_with_a_warning(damage: str, 
     assert same_rows(dataset, layout)
 
 
+@pytest.mark.long
 def test_the_parts_of_another_writer_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vectors_module, "MOST_DECODED_BYTES", 2000)
     monkeypatch.setattr(vectors_module, "MOST_OPEN_PARTS", 2)
@@ -314,6 +316,7 @@ def test_vectors_are_ones_own(pooled: RunLayout) -> None:
     assert again.any()
 
 
+@pytest.mark.long
 def test_gather_makes_the_index_again_and_check_proves_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     layout = gathered(tmp_path / "it", "aa_composition", "default", "-1")
     command = ["gather", "--run-dir", str(layout.root)]

@@ -215,6 +215,7 @@ def test_a_library_that_is_missing_is_named(pooled: Written, tmp_path: Path, mon
         export(pooled.folder, "h5", tmp_path / "x", "dataset", "embedding")
 
 
+@pytest.mark.long
 def test_the_command_exports_what_local_has_made(run: Run, globins: Path, tmp_path: Path) -> None:
     run("local", globins, "--workers", 1)
     said = run("export", "embed-run", "--to", "h5", "--numbers", "float16").stdout

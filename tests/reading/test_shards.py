@@ -15,8 +15,7 @@ import pytest
 
 import hpc_embed
 from hpc_embed.cli import main
-from hpc_embed.cluster.task import embed_shards
-from hpc_embed.config import GatherSettings, PlanSettings, WorkSettings
+from hpc_embed.config import GatherSettings, PlanSettings
 from hpc_embed.errors import RunConflict, UsageError
 from hpc_embed.planning.planner import make_plan
 from hpc_embed.reading.dataset import Dataset
@@ -28,6 +27,7 @@ from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.markers import read_marker
 from hpc_embed.run.plan import read_plan
 from hpc_embed.run.vectors import VectorFile, Vectors
+from hpc_embed.workers.registry import make_worker
 from tests.conftest import REPOSITORY
 from tests.results.test_gather import rewrite
 
@@ -55,7 +55,12 @@ class Both:
             force_kind=True, pooling=pooling, layer=layer if isinstance(layer, int) else ",".join(map(str, layer)),
         )  # fmt: skip
         plan = make_plan(settings, self.copied).plan
-        assert not embed_shards(plan, self.copied, range(3), WorkSettings(workers=1), ["cpu"]).failed
+        shards = [self.copied.shard(index) for index in range(3)]
+        worker = make_worker(plan.model, plan.embedding)
+        done = worker.process_files_worker(
+            shards, "cpu", 64, self.copied.outputs, fingerprint=plan.fingerprint, work_dir=self.copied.work
+        )
+        assert not done.failed
         self._fail_one()
         shutil.copytree(self.copied.root, self.left.root)
         gather(plan, self.copied, GatherSettings())

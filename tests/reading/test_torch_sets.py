@@ -37,6 +37,7 @@ def loaded(loader: DataLoader[Example]) -> tuple[list[int], dict[int, list[float
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker")
 @pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.long
 def test_spawned_workers_or_none_give_every_record_once(
     num_workers: int, layout: RunLayout, expected: dict[int, list[float]]
 ) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from hpc_embed.cli import main
 from hpc_embed.config import GatherSettings, PlanSettings
 from hpc_embed.engine import weights
 from hpc_embed.errors import Incomplete, RunConflict
@@ -21,10 +18,8 @@ from hpc_embed.results.gather import gather
 from hpc_embed.run.files import write_json
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.markers import is_done, read_marker
-from hpc_embed.run.plan import Plan, read_plan
+from hpc_embed.run.plan import Plan
 from hpc_embed.workers.registry import make_worker
-from tests.torture.small_run import SmallRun, on
-from tests.torture.storage import FaultyStorage
 
 AT_ONCE = GatherSettings(wait_seconds=0)
 
@@ -39,6 +34,7 @@ def embed(plan: Plan, layout: RunLayout, *shards: int) -> None:
     assert outcome.processed == paths
 
 
+@pytest.mark.long
 def test_one_worker_of_two_with_a_flipped_bit_in_its_weights_is_named_and_its_shards_are_done_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,15 +67,6 @@ def test_one_worker_of_two_with_a_flipped_bit_in_its_weights_is_named_and_its_sh
     assert gather(plan, layout, AT_ONCE).statuses == {"embedded": 3}
 
 
-@pytest.fixture
-def done(tmp_path: Path) -> tuple[Plan, RunLayout]:
-    (tmp_path / "graveyard").mkdir()
-    run = SmallRun(tmp_path)
-    with on(FaultyStorage(tmp_path / "graveyard"), run):
-        run.embed()
-    return read_plan(run.layout.plan), run.layout
-
-
 def change(layout: RunLayout, index: int, **facts: object) -> None:
     marker = read_marker(layout.outputs, f"shard-{index:05d}")
     assert marker is not None
@@ -101,57 +88,3 @@ def test_every_marker_tells_the_canary_and_equal_devices_the_same(done: tuple[Pl
     canaries = {json.loads(layout.marker(index).read_text())["facts"]["canary"] for index in range(2)}
     assert len(canaries) == 1
     assert len(canaries.pop()) == 420 * 4 * 4 // 3
-
-
-def damage(content: bytes) -> bytes:
-    return content[:200] + bytes([content[200] ^ 1]) + content[201:]
-
-
-DAMAGES: dict[str, tuple[Callable[[RunLayout], object], str]] = {
-    "a flipped bit": (
-        lambda layout: (layout.dataset / "part-00000.parquet").write_bytes(
-            damage((layout.dataset / "part-00000.parquet").read_bytes())
-        ),
-        r"part-00000\.parquet is damaged",
-    ),
-    "a part lost": (lambda layout: (layout.dataset / "part-00000.parquet").unlink(), r"part-00000\.parquet is missing"),
-    "a part too many": (
-        lambda layout: (layout.dataset / "part-00001.parquet").write_text("x"),
-        r"part-00001\.parquet is not of this dataset",
-    ),
-    "facts cut short": (
-        lambda layout: layout.dataset_facts.write_bytes(layout.dataset_facts.read_bytes()[:100]),
-        "damaged, or of a version that wrote no checksums",
-    ),
-    "no facts": (lambda layout: layout.dataset_facts.unlink(), "holds no finished dataset"),
-    "fewer records": (
-        lambda layout: layout.dataset_facts.write_text(
-            layout.dataset_facts.read_text().replace('"num_records": 7', '"num_records": 8')
-        ),
-        "do not add up",
-    ),
-    "another plan": (
-        lambda layout: layout.plan.write_text(
-            re.sub('"fingerprint": "..', '"fingerprint": "00', layout.plan.read_text())
-        ),
-        "another plan",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", DAMAGES)
-def test_check_says_what_is_damaged(
-    name: str, done: tuple[Plan, RunLayout], capsys: pytest.CaptureFixture[str]
-) -> None:
-    plan, layout = done
-    gather(plan, layout, AT_ONCE)
-    assert main(["gather", "--run-dir", str(layout.root), "--check"]) == 0
-    assert (
-        f"dataset {layout.dataset}: 7 records in 1 parts, as gathered\nfingerprint {plan.fingerprint}, hpc_embed"
-        in capsys.readouterr().out
-    )
-    work, words = DAMAGES[name]
-    work(layout)
-    assert main(["gather", "--run-dir", str(layout.root), "--check"]) == 4
-    captured = capsys.readouterr().err
-    assert re.search(words, captured), captured

@@ -143,6 +143,7 @@ def test_outputs_in_any_order_give_the_same_bytes(done: tuple[Plan, RunLayout]) 
     assert (layout.dataset / "part-00000.parquet").read_bytes() == before
 
 
+@pytest.mark.long
 def test_a_part_that_fails_leaves_nothing_and_ends_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     num_records = 40_000
     (tmp_path / "in.fa").write_bytes(b"".join(b">r%d\nMKV\n" % index for index in range(num_records)))
@@ -173,6 +174,7 @@ def test_a_missing_shard_is_named_and_nothing_is_published(done: tuple[Plan, Run
     assert not layout.dataset.exists()
 
 
+@pytest.mark.long
 def test_a_flipped_byte_is_found_and_the_shard_withdrawn(done: tuple[Plan, RunLayout]) -> None:
     plan, layout = done
     content = bytearray(layout.output(0).read_bytes())

@@ -21,23 +21,10 @@ from hpc_embed.run import faults, files
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.markers import is_done, record_failure
 from hpc_embed.run.pieces import Pieces
-from hpc_embed.run.plan import Plan, read_plan
+from hpc_embed.run.plan import Plan
 from hpc_embed.run.storage import Storage
-from tests.torture.small_run import SmallRun, on
-from tests.torture.storage import FaultyStorage
 
 AT_ONCE = GatherSettings(wait_seconds=0)
-
-
-@pytest.fixture
-def done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Plan, RunLayout]:
-    """Two shards embedded, none gathered; no pause between tries."""
-    monkeypatch.setattr(faults, "PAUSES_SECONDS", (0.0, 0.0))
-    (tmp_path / "graveyard").mkdir()
-    run = SmallRun(tmp_path)
-    with on(FaultyStorage(tmp_path / "graveyard"), run):
-        run.embed()
-    return read_plan(run.layout.plan), run.layout
 
 
 class Failing(Storage):
@@ -147,6 +134,7 @@ def test_a_marker_of_another_fingerprint_is_not_gathered(done: tuple[Plan, RunLa
         gather(plan, layout, AT_ONCE)
 
 
+@pytest.mark.long
 def test_a_marker_that_appears_late_is_waited_for(
     done: tuple[Plan, RunLayout], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,14 +12,14 @@ import pytest
 from hpc_embed.cli import main
 from hpc_embed.config import GatherSettings
 from hpc_embed.results import gather as gather_module
-from hpc_embed.results.dataset import Arrangement, records_to_rows
+from hpc_embed.results.dataset import Arrangement, by_window, records_to_rows
 from hpc_embed.results.gather import gather
 from hpc_embed.results.windows import WindowVectors
 from hpc_embed.run.files import write_json
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.markers import judge, read_marker, withdraw
 from hpc_embed.run.outputs import Outputs
-from hpc_embed.run.plan import Plan, read_plan
+from hpc_embed.run.plan import Plan
 from hpc_embed.run.vectors import VectorFile
 from tests.torture.small_run import SmallRun, on
 from tests.torture.storage import FaultyStorage
@@ -44,15 +44,7 @@ def test_windows_become_a_record_by_its_pooling(pooling: str, expected: list[flo
     assert rows.columns[0].num_rows_N.tolist() == [1, 1, 0]
 
 
-@pytest.fixture
-def done(tmp_path: Path) -> tuple[Plan, RunLayout]:
-    (tmp_path / "graveyard").mkdir()
-    run = SmallRun(tmp_path)
-    with on(FaultyStorage(tmp_path / "graveyard"), run):
-        run.embed()
-    return read_plan(run.layout.plan), run.layout
-
-
+@pytest.mark.long
 def test_gather_exits_with_6_where_records_failed_and_with_0_where_none_did(done: tuple[Plan, RunLayout]) -> None:
     from tests.results.test_gather import rewrite
 
@@ -87,3 +79,25 @@ def test_a_marker_is_withdrawn_before_its_output(done: tuple[Plan, RunLayout], t
         withdraw(layout.outputs, "shard-00000", judge(layout.outputs, "shard-00000"))
     moved = [operation.split()[1].rpartition(".")[0] for operation in storage.operations if "rename" in operation]
     assert moved == ["shard-00000.done.json", "shard-00000.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("max_residues", "stride", "expected"),
+    [
+        (None, None, {"two": [(0, 12), (12, 25)], "none": [(None, None)], "one": [(0, 9)]}),
+        (7, None, {"two": [(0, 12), (12, 25)], "none": [(None, None)], "one": [(0, 7)]}),
+        (15, 10, {"two": [(0, 15), (10, 25)], "none": [(None, None)], "one": [(0, 9)]}),
+    ],
+    ids=["side by side", "truncated", "overlapping"],
+)
+def test_each_window_is_a_row_with_its_place_in_the_record(
+    max_residues: int | None, stride: int | None, expected: dict[str, list[tuple[int | None, int | None]]]
+) -> None:
+    records = pa.table({"id": ["two", "none", "one"], "length": [25, 0, 9], "windows": [[4, 9], [], [2]]})
+    rows = by_window(records.to_batches()[0], max_residues, stride)
+    assert rows.schema.names == ["id", "length", "windows", "start", "stop", "num_windows"]
+    assert rows["windows"].to_pylist() == [[4], [9], [], [2]]
+    assert rows["num_windows"].to_pylist() == [2, 2, 0, 1]
+    assert rows["num_windows"].type == pa.int32()
+    found = [(row["id"], (row["start"], row["stop"])) for row in rows.to_pylist()]
+    assert found == [(name, place) for name, places in expected.items() for place in places]

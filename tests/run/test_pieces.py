@@ -97,6 +97,7 @@ def test_pieces_and_what_is_in_memory_come_in_the_order_of_their_keys_and_once(
 
 
 @pytest.mark.parametrize("page_bytes", [64, 1 << 30])
+@pytest.mark.long
 def test_rows_are_read_in_any_order_of_one_page_or_of_many(
     page_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,6 +38,7 @@ def some(all_of_them: Sequence[T], part: int) -> list[T]:
 
 
 @pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.long
 def test_after_any_fault_the_same_commands_give_the_same_bytes_and_compute_little_again(
     part: int, truth: Undisturbed, tmp_path: Path
 ) -> None:
@@ -157,6 +158,7 @@ def test_a_mounted_disk_that_forgets_finds_a_missing_sync(
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.long
 def test_a_full_server_does_not_make_a_file_that_is_read_damaged_or_absent(
     number: int, truth: Undisturbed, tmp_path: Path
 ) -> None:

@@ -1,37 +1,76 @@
-"""What `mutmut run` left, per folder: killed, survived, without a test; the survivors by name."""
+"""Bugs put in one by one by mutmut, before the short tests first, and what these let live before the long ones too.
+
+Per folder: killed, equivalent, survived. Those that are the same to whoever uses the program, or that nothing but
+another library's own tests could tell, are counted apart by the reasons below; every other survivor is printed.
+"""
 
 from __future__ import annotations
 
+import difflib
+import os
+import re
 import subprocess
 import sys
+from ast import FunctionDef, parse, walk
 from collections import Counter, defaultdict
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
-NOT_OURS = ("skipped", "not checked")
+MUTMUT = str(Path(sys.executable).with_name("mutmut"))
+SHORT = '-m "not long and not matrix"'
+CAUGHT = {"killed", "timeout", "segfault", "suspicious", "caught by type check"}
+REASONS: tuple[tuple[str, str], ...] = ()
+"""What a change looks like, `removed -> added`, that alters nothing, and why."""
 
 
 def main() -> int:
-    """Print the table."""
-    listing = subprocess.run(
-        [str(Path(sys.executable).with_name("mutmut")), "results", "--all", "true"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    """Run mutmut twice, and print the table."""
+    subprocess.run([MUTMUT, "run"], env={**os.environ, "PYTEST_ADDOPTS": SHORT}, check=True)
+    if alive := [name for name, outcome in outcomes() if outcome not in CAUGHT]:
+        subprocess.run([MUTMUT, "run", *alive], check=True)
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     survivors = []
+    for name, outcome in outcomes():
+        change = "" if outcome in CAUGHT else change_of(name)
+        reason = next((reason for pattern, reason in REASONS if re.search(pattern, change)), "") if change else ""
+        counts[name.split(".")[1]]["killed" if outcome in CAUGHT else "equivalent" if reason else "survived"] += 1
+        if change:
+            survivors.append(f"{reason or 'SURVIVED'}: {name}: {change}")
+    print("\n".join(sorted(survivors)))
+    for folder, number in sorted(counts.items()):
+        told = ", ".join(f"{number[each]} {each}" for each in ("killed", "equivalent", "survived"))
+        print(f"{folder:<10}{number['killed'] / (number.total() - number['equivalent']):6.1%} killed: {told}")
+    return 0
+
+
+def outcomes() -> Iterator[tuple[str, str]]:
+    """Every mutant that was tried, and what became of it."""
+    listing = subprocess.run([MUTMUT, "results", "--all", "true"], capture_output=True, text=True, check=True)
     for line in listing.stdout.splitlines():
         name, _, outcome = line.strip().rpartition(": ")
-        if not name.startswith("hpc_embed.") or outcome in NOT_OURS:
-            continue
-        counts[".".join(name.split(".")[:2])][outcome] += 1
-        if outcome not in ("killed", "timeout", "caught by type check"):
-            survivors.append(f"{outcome}: {name}")
-    for folder, outcomes in sorted(counts.items()):
-        caught = outcomes["killed"] + outcomes["timeout"] + outcomes["caught by type check"]
-        print(f"{folder:<24}{caught / outcomes.total():6.1%} of {outcomes.total()}: {dict(outcomes)}")
-    print("\n".join(sorted(survivors)))
-    return 0
+        if name.startswith("hpc_embed.") and outcome not in ("skipped", "not checked"):
+            yield name, outcome
+
+
+def change_of(name: str) -> str:
+    """`removed -> added`, in one line."""
+    module, _, function = name.rpartition(".")
+    functions = _functions(Path("mutants", *module.split(".")).with_suffix(".py"))
+    original = functions[re.sub(r"__mutmut_\d+$", "__mutmut_orig", function)]
+    changed = list(difflib.ndiff(original, functions[function]))
+    removed, added = (" ".join(line[2:].strip() for line in changed if line.startswith(sign)) for sign in ("- ", "+ "))
+    return f"{removed} -> {added}"
+
+
+@cache
+def _functions(path: Path) -> dict[str, list[str]]:
+    """The lines below the signature of every version of every function, as mutmut names them."""
+    text = path.read_text()
+    lines = text.splitlines()
+    return {
+        node.name: lines[node.lineno : node.end_lineno] for node in walk(parse(text)) if isinstance(node, FunctionDef)
+    }
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from hpc_embed.errors import RunConflict
-from hpc_embed.progress import BudgetHalved, Event
+from hpc_embed.progress import BudgetHalved, Event, ShardFailed
 from hpc_embed.run.markers import Marker, is_done, publish_output, read_marker
 from hpc_embed.run.pieces import Pieces
 from hpc_embed.run.shards import write_shard
@@ -362,6 +362,27 @@ def test_a_fault_of_publishing_is_noticed_while_there_is_nothing_else_to_do(
             outcome = loop.embed_shards([path])
             assert outcome.processed == []
             assert [failed.path for failed in outcome.failed] == [path]
+
+
+def test_a_shard_at_fault_is_told_by_name_and_reason_and_the_others_are_done(tmp_path: Path) -> None:
+    paths = shards(tmp_path, 3)
+    paths[1].write_bytes(b"no Parquet at all")
+    with ThreadPoolExecutor(1) as writer:
+        loop = loop_over(tmp_path, FakeModel(), writer)
+        outcome = loop.embed_shards(paths)
+    assert outcome.processed == [paths[0], paths[2]]
+    ((path, reason),) = outcome.failed
+    assert path == paths[1]
+    assert str(path) in reason
+    told = [loop.events.get() for _ in range(loop.events.qsize())]  # type: ignore[attr-defined]
+    assert [event for event in told if isinstance(event, ShardFailed)] == [ShardFailed("shard-00001", reason)]
+
+
+def test_the_budget_is_a_whole_number_and_never_less_than_one_token(tmp_path: Path) -> None:
+    _, events = embed(tmp_path, FakeModel(most_tokens=0), token_budget=45)
+    budgets = [event.token_budget for event in events if isinstance(event, BudgetHalved)]
+    assert all(type(budget) is int and budget >= 1 for budget in budgets)
+    assert budgets[0] == 22
 
 
 def test_a_fault_of_a_piece_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
