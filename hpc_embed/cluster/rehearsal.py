@@ -50,7 +50,7 @@ def rehearse(folder: Path, settings: SubmitSettings, timeout_minutes: float) -> 
     """
     layout = RunLayout(folder / "run")
     deadline = time.monotonic() + 60 * timeout_minutes
-    settings = replace(settings, time_minutes=10, shards_per_task=1, gather=True, dry_run=False, print_script=False)
+    settings = replace(settings, time_minutes=10, shards_per_task=1, gather=True)
     try:
         yield from _steps(folder, layout, settings, deadline)
     except KeyboardInterrupt:

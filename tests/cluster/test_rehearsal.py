@@ -126,9 +126,13 @@ def test_on_a_site_that_works_every_step_is_well_and_nothing_stays(
         print_script=True,
     )
     here = site(fakes, folder, monkeypatch)
-    found = []
+    found, totals = [], []
     for finding in here.rehearsal(settings):
         found.append(finding)
+        if finding.what == "plan":
+            plan = read_plan(here.layout.plan)
+            assert plan.inputs[0].path == str(folder / "rehearsal.fasta")
+            totals.append((plan.totals.num_records, plan.totals.num_residues, plan.totals.num_unknown_letters))
         if finding.what == "gather":
             assert [one.tasks for one in here.submissions()] == [("0", "1", "2"), (), ("1",), ()]
     assert [one.what for one in found] == STEPS
@@ -141,6 +145,11 @@ def test_on_a_site_that_works_every_step_is_well_and_nothing_stays(
     assert details["missing"].endswith("its task was cancelled (exit code 0:15)")
     assert details["submit again"].endswith("as job 103")
     assert details["gather"].startswith("64 records")
+    assert details["nodes"] == "they see the run folder and this Python, and publish there"
+    assert details["verdict"] == (
+        "this site runs hpc-embed: what is stopped is requeued, what is killed submitted again"
+    )
+    assert totals == [(64, 64 * 120, 0)]
     assert not folder.exists()
     assert fakes.calls("scancel")[0] == "101_1"
 

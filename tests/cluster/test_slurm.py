@@ -48,8 +48,10 @@ def test_live_elements_are_told_from_those_that_have_ended(fakes: Fakes) -> None
         Element("7", 2, "SUSPENDED", "node2", "/a.sh"),
         Element("8", 0, "COMPLETING", "node3", "/a.sh"),
     ]
-    assert "--jobs=7,8" in fakes.calls("squeue")[0]
-    assert "--user" not in fakes.calls("squeue")[0], "whose jobs they are is another question"
+    options = "--noheader --array --states=all {} --format=%F|%K|%T|%r|%N|%o"
+    assert fakes.calls("squeue") == [options.format("--jobs=7,8")], "whose jobs they are is another question"
+    slurm.elements_of_user(1000)
+    assert fakes.calls("squeue")[1:] == [options.format("--user=1000")]
 
 
 def test_forgotten_jobs_are_no_fault_and_other_failures_are(fakes: Fakes) -> None:
@@ -77,6 +79,21 @@ def test_out_of_memory_stands_on_the_step_alone(fakes: Fakes) -> None:
         (3, "PENDING"),
     ]
     assert ended[1].submitted == 0.0
+    assert ended[0] == Element("7", 0, "OUT_OF_MEMORY", "1:0", "", "hpc-embed", "here", ended[0].submitted)
+    assert fakes.calls("sacct") == [
+        "--noheader --parsable2 --jobs=7 --format=JobID,State,ExitCode,JobName,Cluster,Submit"
+    ]
+
+
+def test_jobs_without_elements_or_a_state_are_told_as_they_are(fakes: Fakes) -> None:
+    lines = ["8|COMPLETED|0:0|n|c|Unknown", "8.0|OUT_OF_MEMORY|0:125|n|c|Unknown", "8.0.1|RUNNING|0:0|n|c|Unknown"]
+    fakes.says(
+        "sacct", "\n".join([*lines, "9_4||0:0|n|c|Unknown", "a site's news", "9_[0-9,...]|PENDING|0:0|n|c|Unknown"])
+    )
+    assert [each[:3] for each in slurm.ended_elements(["8", "9"])] == [("8", 0, "OUT_OF_MEMORY"), ("9", 4, "UNKNOWN")]
+    assert "--jobs=8,9 " in fakes.calls("sacct")[0]
+    (fakes.folder / "sacct").unlink()
+    assert slurm.ended_elements(["8"]) == []
 
 
 def test_a_site_without_accounting_tells_nothing_of_the_end(fakes: Fakes) -> None:
@@ -99,9 +116,19 @@ def test_ranges_and_back() -> None:
     assert format_ranges([]) == ""
 
 
+def test_ranges_beyond_any_plan_are_refused_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm, "MAX_SHARDS", 10)
+    assert parse_ranges("0-9") == list(range(10))
+    for text in ("10", "3-10", "0-5,0-4", "1-x", "-3", ""):
+        with pytest.raises(ValueError, match=r"beyond 10 shards|more than 10 shards|no number or range"):
+            parse_ranges(text)
+
+
 def test_all_that_sbatch_says_in_one_line() -> None:
     text = "sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: Job violates policy.\n"
     assert reason_of(text) == "AssocMaxSubmitJobLimit; Batch job submission failed: Job violates policy"
+    assert reason_of("sbatch: error: XX left no room X\n") == "XX left no room X"
+    assert reason_of(" \n") == "no reason given"
 
 
 # ---- whose elements they are

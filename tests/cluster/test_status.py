@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
 
 from hpc_embed.cluster.status import ShardStatus, last_lines, run_status
 from hpc_embed.cluster.submission import Submission, new_submission
-from hpc_embed.run import files
+from hpc_embed.errors import EnvironmentFault
+from hpc_embed.run import faults, files
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.markers import UNCOMPILED
 from hpc_embed.run.pieces import Pieces
+from hpc_embed.run.storage import Storage
 from hpc_embed.run.vectors import Vectors
 from tests.cluster.conftest import CONFIGURATION, Fakes, fail, finish, planned
 
@@ -205,6 +208,7 @@ def test_without_an_answer_the_files_tell(fakes: Fakes, layout: RunLayout) -> No
     status = run_status(planned(10, 10), layout)
     assert "Unable to contact slurm controller" in status.slurm
     assert [each.state for each in status.shards] == ["begun", "done"]
+    assert [each.task for each in status.shards] == ["", ""]
     assert (status.is_over, status.gather_job) == (False, "")
     assert fakes.calls("sacct") == [], "it would not answer either"
 
@@ -244,6 +248,54 @@ def test_the_dataset_is_looked_for_by_a_listing_which_makes_a_file_server_look_a
     assert run_status(planned(10), layout).is_gathered
 
 
+def test_several_gather_jobs_are_all_told(fakes: Fakes, layout: RunLayout) -> None:
+    queue = ""
+    for job in ("8", "9"):
+        one = array(layout, job)
+        queue += f"{job}|0|PENDING|Dependency||{layout.logs / one.token}/.submission_file_1.sh\n"
+    fakes.says("squeue", queue)
+    assert run_status(planned(10), layout).gather_job == "8 (PENDING, Dependency), 9 (PENDING, Dependency)"
+
+
+def test_shards_that_nobody_has_begun_cost_no_question_of_their_own(
+    fakes: Fakes, layout: RunLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    piece(layout, 1, 0)
+    fail(layout, 2)
+    asked: list[Path] = []
+    storage = files.storage
+
+    class Counting(Storage):
+        def names(self, folder: Path) -> list[str]:
+            asked.append(folder)
+            return storage.names(folder)
+
+        def open_to_read(self, path: Path) -> BinaryIO:
+            asked.append(path)
+            return storage.open_to_read(path)
+
+    monkeypatch.setattr(files, "storage", Counting())
+    states = [shard.state for shard in run_status(planned(*[10] * 9), layout).shards]
+    assert states == ["missing", "begun", "failed", *["missing"] * 6]
+    own = {path.name for path in asked if path.name.startswith("shard-0000")}
+    assert {name[:11] for name in own} == {"shard-00001", "shard-00002"}
+
+
+def test_a_dataset_that_is_out_of_reach_is_named(
+    fakes: Fakes, layout: RunLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Away(Storage):
+        def names(self, folder: Path) -> list[str]:
+            if folder == layout.root:
+                raise OSError(5, "Input/output error")
+            return super().names(folder)
+
+    monkeypatch.setattr(faults, "PAUSES_SECONDS", ())
+    monkeypatch.setattr(files, "storage", Away())
+    with pytest.raises(EnvironmentFault, match=f"^{layout.root}: cannot be read or written"):
+        run_status(planned(10), layout)
+
+
 def test_damaged_submissions_are_noted(fakes: Fakes, layout: RunLayout) -> None:
     (layout.submissions / "20260101-000000-00000000.json").write_text("{")
     notes = run_status(planned(10), layout).notes
@@ -253,5 +305,5 @@ def test_damaged_submissions_are_noted(fakes: Fakes, layout: RunLayout) -> None:
 
 def test_the_end_of_a_log(tmp_path: Path) -> None:
     assert last_lines(str(tmp_path / "none")) == []
-    (tmp_path / "log").write_bytes(b"1\n2\n3\n4\n5\n  X \n\xff7")
-    assert last_lines(str(tmp_path / "log")) == ["3", "4", "5", "  X ", "\ufffd7"]
+    (tmp_path / "log").write_bytes(b"1\n2\n3\n4\n5\n  X\n\xff7")
+    assert last_lines(str(tmp_path / "log")) == ["3", "4", "5", "  X", "\ufffd7"]

@@ -13,8 +13,9 @@ from typing import BinaryIO
 import pyarrow as pa
 import pytest
 
-from hpc_embed.config import GatherSettings
+from hpc_embed.config import GatherSettings, PlanSettings
 from hpc_embed.errors import EnvironmentFault, Incomplete
+from hpc_embed.planning.planner import make_plan
 from hpc_embed.results import waiting
 from hpc_embed.results.gather import gather
 from hpc_embed.run import faults, files
@@ -115,6 +116,22 @@ def test_an_output_that_is_published_anew_while_it_is_read_is_not_withdrawn(
         gather(plan, layout, AT_ONCE)
     monkeypatch.setattr(files, "storage", Storage())
     assert gather(plan, layout, AT_ONCE).num_records == 7
+
+
+@pytest.mark.parametrize("num_shards", [5, 6])
+def test_so_many_missing_shards_are_named_and_of_more_the_first(num_shards: int, tmp_path: Path) -> None:
+    (tmp_path / "in.fa").write_bytes(b"".join(b">r%d\nMKV%b\n" % (at, b"A" * at) for at in range(num_shards)))
+    settings = PlanSettings(
+        fasta=(str(tmp_path / "in.fa"),), model="aa_composition", num_shards=num_shards, force_kind=True
+    )
+    layout = RunLayout(tmp_path / "run")
+    plan = make_plan(settings, layout).plan
+    record_failure(layout.outputs, "shard-00001", "out of luck")
+    named = [f"shard-0000{at} ({'failed 1 times: out of luck' if at == 1 else 'not done yet'})" for at in range(5)]
+    with pytest.raises(Incomplete) as caught:
+        gather(plan, layout, AT_ONCE)
+    listed = ", ".join([*named, "…"] if num_shards == 6 else named)
+    assert caught.value.message == f"{num_shards} of {num_shards} shards are missing: {listed}."
 
 
 def test_a_missing_output_is_told_and_its_marker_is_left(done: tuple[Plan, RunLayout]) -> None:
