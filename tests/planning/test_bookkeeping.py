@@ -11,11 +11,11 @@ import pytest
 from hpc_embed.config import PlanSettings
 from hpc_embed.errors import RunConflict
 from hpc_embed.planning import forecast as forecast_module
-from hpc_embed.planning.forecast import describe, forecast, seconds_on
+from hpc_embed.planning.forecast import INDEX_BYTES_PER_ROW, describe, forecast, seconds_on
 from hpc_embed.planning.planner import make_plan
 from hpc_embed.planning.simulation import Site, simulate
 from hpc_embed.run.layout import RunLayout
-from hpc_embed.run.plan import Embedding, InputFile, Plan, fingerprint
+from hpc_embed.run.plan import Cost, Embedding, InputFile, Plan, Totals, fingerprint
 from hpc_embed.run.shard_table import ShardFacts
 from hpc_embed.run.shards import read_shard
 
@@ -157,3 +157,45 @@ def test_a_forecast_tells_a_person_everything_in_its_order(tmp_path: Path) -> No
     ]
     plain = describe(forecast(plan(tmp_path, run="plain"), "embed-run", "a100"))
     assert plain[2:4] == [("records", "3: 3 whole"), ("residues", "34")]
+
+
+@pytest.mark.parametrize(
+    ("pooling", "layer", "rows", "num_vectors", "told"),
+    [
+        ("mean", 6, 5, 5, "mean"),
+        ("mean,max", (6, 3, 0), 5, 5 * 1, "mean,max, layers 6, 3, 0"),
+        ("per_token", 6, 5, 70, "per_token"),
+        ("per_base", 6, 5, 60, "per_base"),
+        ("per_window", 6, 9 + 2, 9 + 2, "per_window"),
+        ("per_token,mean", 6, 5, 70 + 5, "per_token,mean"),
+    ],
+)
+def test_a_forecast_counts_the_rows_of_every_pooling(
+    pooling: str, layer: int | tuple[int, ...], rows: int, num_vectors: int, told: str, tmp_path: Path
+) -> None:
+    totals = Totals(
+        num_records=5, num_embedded=2, num_windowed=1, num_truncated=0, num_skipped=2, num_duplicate_ids=0,
+        num_unknown_letters=0, num_residues=60, num_windows=9, num_unique_windows=8, num_tokens=70,
+    )  # fmt: skip
+    embedding = replace(EMBEDDING, pooling=pooling, layer=layer)
+    made = replace(plan(tmp_path), totals=totals, embedding=embedding, dimension=24)
+    figures = forecast(made, "here", "a100")
+    assert (figures.dataset_rows, figures.pooling) == (rows, told)
+    assert figures.dataset_bytes == 4 * 24 * num_vectors + INDEX_BYTES_PER_ROW * rows
+    assert (figures.run_dir, figures.model, figures.licence) == ("here", "aa_composition", made.model.licence)
+    assert figures.fingerprint == made.fingerprint
+
+
+def test_a_run_of_one_shard_or_of_very_many_is_not_simulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = plan(tmp_path)
+    shard = made.shards[0]
+    monkeypatch.setattr(forecast_module, "MOST_SIMULATED", 3)
+    simulated = [bool(forecast(replace(made, shards=[shard] * number), "r", "a100").runs) for number in (1, 2, 3, 4)]
+    assert simulated == [False, True, True, False]
+
+
+def test_seconds_are_those_of_the_data_sheet_s_peak_or_of_its_bandwidth() -> None:
+    cost = Cost(linear_flops=10**6, quadratic_flops=4 * 33 * 1280)
+    assert seconds_on("a100", cost, 312e12 * 0.4 * 7, 1) == pytest.approx(7, rel=1e-14)
+    moved = 10**9 * 33 * 1280 * 50
+    assert seconds_on("l4", cost, 1.0, 10**9) == pytest.approx(moved / (0.3e12 * 0.6), rel=1e-14)
