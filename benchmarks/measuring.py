@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from hpc_embed import __version__
 from hpc_embed.engine.dense import Dense
-from hpc_embed.engine.device import describe, peak_bytes, reset_peak
+from hpc_embed.engine.device import describe, find_device, peak_bytes, reset_peak
 from hpc_embed.engine.embedding import Encoder, embed_windows
 from hpc_embed.engine.packing import pack
 from hpc_embed.engine.references import Reference
@@ -104,7 +104,9 @@ def measure(way: Way, windows: Windows, seconds: float = SECONDS) -> Measured:
 
 
 def packed(encoder: Encoder, pooling: str, layer: int | Sequence[int], token_budget: int, device: torch.device) -> Way:
-    """Ours: the engine that the workers run."""
+    """Ours: the engine that the workers run, in a process set up as theirs."""
+    if device.type == "cpu":
+        find_device("cpu")
 
     def embed(windows: Windows) -> Outcome:
         vectors: dict[int, NDArray[np.float32]] = {}

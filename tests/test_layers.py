@@ -13,7 +13,7 @@ import hpc_embed
 
 PACKAGE = Path(hpc_embed.__file__).parent
 LAYERS = (
-    ("errors", "families", "registry", "config", "progress", "screen", "units", "sequences", "__init__"),
+    ("errors", "families", "registry", "config", "memory", "progress", "screen", "units", "sequences", "__init__"),
     ("run",),
     ("planning",),
     ("engine",),

@@ -49,9 +49,11 @@ def norm_of_sum(
 
 
 def norm_queries_keys(qkv_T3W: Tensor, weight_2W: Tensor, eps: float) -> Tensor:
-    """Queries and keys through a LayerNorm over all heads together, in float32; values as they are."""
-    normed_T2W = layer_norm(qkv_T3W[:, :2].float(), weight_2W.shape[1:], None, None, eps) * weight_2W
-    return torch.cat((normed_T2W.to(qkv_T3W.dtype), qkv_T3W[:, 2:]), dim=1)
+    """Queries and keys, in place, through a LayerNorm over all heads together, in float32; values as they are."""
+    for which, weight_W in enumerate(weight_2W):
+        part_TW = qkv_T3W[:, which]
+        part_TW.copy_(layer_norm(part_TW.float(), weight_W.shape, weight_W, None, eps))
+    return qkv_T3W
 
 
 def activated(x_TF: Tensor, activation: Activation) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from hpc_embed.engine import processor
 from hpc_embed.engine.exactness import keep_exact
 from hpc_embed.errors import EnvironmentFault
+from hpc_embed.memory import keep_all_freed_memory
 from hpc_embed.units import format_bytes
 
 AMPERE = 8
@@ -36,8 +37,12 @@ _CGROUP_LIMITS = (
 
 
 def find_device(device_id: int | str) -> torch.device:
-    """The torch device of a GPU index or `cpu`; EnvironmentFault where it is not there, or torch has no code for it."""
+    """The torch device of a GPU index or `cpu`; EnvironmentFault where it is not there, or torch has no code for it.
+
+    This process is set up for it.
+    """
     if device_id == "cpu":
+        keep_all_freed_memory()  # torch asks for a layer's activations anew each time
         return torch.device("cpu")
     if not torch.cuda.is_available() or int(device_id) >= torch.cuda.device_count():
         raise EnvironmentFault(

@@ -10,9 +10,9 @@ from typing import NamedTuple
 from hpc_embed import __version__
 from hpc_embed.config import PlanSettings
 from hpc_embed.errors import BadInput, RunConflict, UsageError
+from hpc_embed.memory import keep_freed_memory
 from hpc_embed.planning.cost import cost_of
 from hpc_embed.planning.distribution import Distributed, Resources, distribute
-from hpc_embed.planning.memory import keep_freed_memory
 from hpc_embed.planning.outputs import layers_of, poolings_of, stride_of
 from hpc_embed.planning.preparation import columns_of, endings_of, intake_of, tell_intake
 from hpc_embed.planning.scan import OpenedInput, Scanned, open_input, refuse_wrong_kind, scan

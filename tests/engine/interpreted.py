@@ -98,8 +98,9 @@ def chain_cases() -> Iterator[dict[str, object]]:
 
 
 def twins(name: str, dtype: torch.dtype, *arguments: Any) -> dict[str, object]:
-    """One chain in its two forms, the plain one first, since its twin may write over its arguments."""
-    expected, ours = (gpu_chains.as_one(form(*arguments)) for form in (getattr(chains, name), gpu_chains.TWINS[name]))
+    """One chain in its two forms, either of which may write over its arguments."""
+    expected = gpu_chains.as_one(getattr(chains, name)(*gpu_chains.copied(arguments)))
+    ours = gpu_chains.as_one(gpu_chains.TWINS[name](*arguments))
     return case(name, dtype, ours, expected)
 
 

@@ -182,6 +182,15 @@ def test_document_mask_names_the_blocks_that_share_a_window_and_no_others(length
     assert len(expected) == num_blocks
 
 
+@pytest.mark.skipif(kernel.level() < 1, reason="no kernel for this processor")
+def test_the_smallest_numbers_count_as_nothing_inside_the_kernel_and_nowhere_else() -> None:
+    """A steep ALiBi gives far keys such weights; left as they are, each takes a processor a hundred cycles."""
+    smallest = torch.full((600, 3, 1, 64), 1e-39)
+    out = kernel.attend(smallest, None, make_batch(random_tokens([600]), CPU), Alibi(torch.tensor([0.7])))
+    assert not out.any()
+    assert (smallest * 2).all()
+
+
 def test_the_kernel_is_built_where_a_compiler_is() -> None:
     if platform.machine() != "x86_64" or shutil.which("cc") is None:
         pytest.skip("needs x86-64 and a C compiler")

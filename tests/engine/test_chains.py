@@ -41,7 +41,7 @@ def test_rms_norm_by_the_textbook() -> None:
 
 def test_queries_and_keys_are_normed_over_all_heads_and_values_are_left() -> None:
     qkv, weight = random(70, 3, 48, seed=0), random(2, 48, seed=1)
-    normed = chains.norm_queries_keys(qkv, weight, 1e-5)
+    normed = chains.norm_queries_keys(qkv.clone(), weight, 1e-5)
     for part in (0, 1):
         assert torch.allclose(normed[:, part], layer_norm(qkv[:, part], (48,), weight[part], None, 1e-5), atol=1e-5)
     assert torch.equal(normed[:, 2], qkv[:, 2])
