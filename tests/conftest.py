@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from hpc_embed.run.layout import RunLayout
+    from hpc_embed.run.plan import Plan
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for the hub
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -50,3 +56,27 @@ def run(tmp_path: Path, request: pytest.FixtureRequest) -> Run:
         return done
 
     return call
+
+
+@pytest.fixture(scope="session")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of two shards that are embedded, none gathered."""
+    from tests.torture.small_run import SmallRun, on
+    from tests.torture.storage import FaultyStorage
+
+    small = SmallRun(tmp_path_factory.mktemp("embedded"))
+    with on(FaultyStorage(tmp_path_factory.mktemp("graveyard")), small):
+        small.embed()
+    return small.layout.root
+
+
+@pytest.fixture
+def done(embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Plan, RunLayout]:
+    """A copy of that run; no pause between tries to read it."""
+    from hpc_embed.run import faults
+    from hpc_embed.run.layout import RunLayout
+    from hpc_embed.run.plan import read_plan
+
+    monkeypatch.setattr(faults, "PAUSES_SECONDS", (0.0, 0.0))
+    layout = RunLayout(shutil.copytree(embedded, tmp_path / "run"))
+    return read_plan(layout.plan), layout

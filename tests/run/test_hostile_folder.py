@@ -21,17 +21,6 @@ from hpc_embed.run.pieces import Pieces
 from hpc_embed.run.plan import Plan, read_plan
 from hpc_embed.run.shard_table import write_shard_table
 from hpc_embed.run.temporaries import temporary_sibling
-from tests.torture.small_run import SmallRun, on
-from tests.torture.storage import FaultyStorage
-
-
-@pytest.fixture
-def done(tmp_path: Path) -> tuple[Plan, RunLayout]:
-    (tmp_path / "graveyard").mkdir()
-    run = SmallRun(tmp_path)
-    with on(FaultyStorage(tmp_path / "graveyard"), run):
-        run.embed()
-    return read_plan(run.layout.plan), run.layout
 
 
 @pytest.fixture
