@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from hpc_embed.errors import RunConflict
-from hpc_embed.progress import BudgetHalved, Event, ShardFailed
+from hpc_embed.progress import BatchDone, BudgetHalved, Event, ShardFailed, ShardFinished, ShardStarted
 from hpc_embed.run.markers import Marker, is_done, publish_output, read_marker
 from hpc_embed.run.pieces import Pieces
 from hpc_embed.run.shards import write_shard
@@ -204,11 +204,21 @@ def test_memory_is_released_after_the_traceback_has_let_go_of_it(tmp_path: Path)
     assert model.was_held_at_release == [False, False, False]
 
 
+def test_what_is_done_is_told_shard_by_shard_and_batch_by_batch(tmp_path: Path) -> None:
+    model = FakeModel(poison=9)
+    _, events = embed(tmp_path, model, token_budget=45)
+    shard = "shard-00000"
+    batches = [BatchDone(shard, len(batch), sum(batch), sum(batch)) for batch in model.batches]
+    assert len(batches) > 2
+    assert events == [ShardStarted(shard, len(LENGTHS), 0), *batches, ShardFinished(shard, len(LENGTHS), 1)]
+    assert embed(tmp_path, model)[1] == [ShardFinished(shard, 0, 0)], "there is nothing left to do"
+
+
 def test_a_window_that_is_too_large_alone_fails_by_itself(tmp_path: Path) -> None:
     marker, _ = embed(tmp_path, FakeModel(most_tokens=35))
     assert marker.rows == 6
     assert list(marker.failed_windows) == ["1"]
-    assert "out of memory" in marker.failed_windows["1"]
+    assert marker.failed_windows == {"1": "out of memory, alone in its batch (no room)"}
 
 
 def test_a_vector_of_nan_is_a_failed_window_and_not_a_row(tmp_path: Path) -> None:
@@ -385,6 +395,41 @@ def test_the_budget_is_a_whole_number_and_never_less_than_one_token(tmp_path: Pa
     assert budgets[0] == 22
 
 
+@pytest.mark.parametrize("is_done_by_a_twin", [False, True])
+def test_pieces_that_vanish_are_a_fault_of_the_shard_unless_a_twin_has_finished_it(
+    is_done_by_a_twin: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (path,) = shards(tmp_path, 1)
+    with ThreadPoolExecutor(1) as writer:
+        twin = loop_over(tmp_path, FakeModel(), writer).embed_shard(path)
+        publish = loop_over(tmp_path, FakeModel(), writer).embed_shard(path)
+        if is_done_by_a_twin:
+            twin()
+        monkeypatch.setattr(Pieces, "files", lambda self: iter(()))
+        monkeypatch.setattr(loop_module, "is_done", once_not(is_done))
+        if is_done_by_a_twin:
+            publish()
+        else:
+            with pytest.raises(
+                RunConflict, match=r"^shard-00000: [1-7] of 7 windows have no vectors, pieces have vanished"
+            ):
+                publish()
+    left = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    made = {"shard-00000.parquet", "shard-00000.done.json"} if is_done_by_a_twin else {"shard-00000.parquet"}
+    assert left == made
+
+
+def once_not(is_done: Callable[..., bool]) -> Callable[..., bool]:
+    """What it says from its second call on; a twin may finish between two looks."""
+    calls: list[object] = []
+
+    def look(*arguments: object) -> bool:
+        calls.append(arguments)
+        return len(calls) > 1 and is_done(*arguments)
+
+    return look
+
+
 def test_a_fault_of_a_piece_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -455,3 +500,8 @@ def test_a_piece_is_written_once_much_is_waiting(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(loop_module, "MOST_WAITING_BYTES", 1)
     embed(tmp_path, FakeModel(), token_budget=1, piece_seconds=1e9)
     assert published == [1] * len(LENGTHS)
+    published.clear()
+    monkeypatch.setattr(loop_module, "MOST_WAITING_BYTES", 2 * 2 * 4)  # two vectors of two numbers
+    (tmp_path / "again" / "work").mkdir(parents=True)
+    embed(tmp_path / "again", FakeModel(), token_budget=1, piece_seconds=1e9)
+    assert published == [2, 2, 2], "the last one goes into the output"
