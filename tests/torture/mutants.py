@@ -1,7 +1,7 @@
 """Bugs put in one by one by mutmut, before the short tests first, and what these let live before the long ones too.
 
-Per folder: killed, equivalent, survived. Those that are the same to whoever uses the program, or that nothing but
-another library's own tests could tell, are counted apart by the reasons below; every other survivor is printed.
+Per folder: killed, equivalent, survived. Those that change nothing, or words for a person alone, are counted apart by
+the reasons below, and printed with them; so is every other survivor.
 """
 
 from __future__ import annotations
