@@ -126,13 +126,14 @@ def test_on_a_site_that_works_every_step_is_well_and_nothing_stays(
         print_script=True,
     )
     here = site(fakes, folder, monkeypatch)
-    found, totals = [], []
+    found = []
     for finding in here.rehearsal(settings):
         found.append(finding)
         if finding.what == "plan":
             plan = read_plan(here.layout.plan)
             assert plan.inputs[0].path == str(folder / "rehearsal.fasta")
-            totals.append((plan.totals.num_records, plan.totals.num_residues, plan.totals.num_unknown_letters))
+            totals = plan.totals
+            assert (totals.num_records, totals.num_residues, totals.num_unknown_letters) == (64, 64 * 120, 0)
         if finding.what == "gather":
             assert [one.tasks for one in here.submissions()] == [("0", "1", "2"), (), ("1",), ()]
     assert [one.what for one in found] == STEPS
@@ -149,7 +150,6 @@ def test_on_a_site_that_works_every_step_is_well_and_nothing_stays(
     assert details["verdict"] == (
         "this site runs hpc-embed: what is stopped is requeued, what is killed submitted again"
     )
-    assert totals == [(64, 64 * 120, 0)]
     assert not folder.exists()
     assert fakes.calls("scancel")[0] == "101_1"
 

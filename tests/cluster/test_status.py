@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import BinaryIO
 
@@ -292,7 +293,7 @@ def test_a_dataset_that_is_out_of_reach_is_named(
 
     monkeypatch.setattr(faults, "PAUSES_SECONDS", ())
     monkeypatch.setattr(files, "storage", Away())
-    with pytest.raises(EnvironmentFault, match=f"^{layout.root}: cannot be read or written"):
+    with pytest.raises(EnvironmentFault, match=f"^{re.escape(str(layout.root))}: cannot be read or written"):
         run_status(planned(10), layout)
 
 
@@ -305,5 +306,5 @@ def test_damaged_submissions_are_noted(fakes: Fakes, layout: RunLayout) -> None:
 
 def test_the_end_of_a_log(tmp_path: Path) -> None:
     assert last_lines(str(tmp_path / "none")) == []
-    (tmp_path / "log").write_bytes(b"1\n2\n3\n4\n5\n  X\n\xff7")
-    assert last_lines(str(tmp_path / "log")) == ["3", "4", "5", "  X", "\ufffd7"]
+    (tmp_path / "log").write_bytes(b"1\n2\n3\n4\n  X \n  X\n\xff7")
+    assert last_lines(str(tmp_path / "log")) == ["3", "4", "  X ", "  X", "\ufffd7"]

@@ -163,7 +163,7 @@ def test_a_forecast_tells_a_person_everything_in_its_order(tmp_path: Path) -> No
     ("pooling", "layer", "rows", "num_vectors", "told"),
     [
         ("mean", 6, 5, 5, "mean"),
-        ("mean,max", (6, 3, 0), 5, 5 * 1, "mean,max, layers 6, 3, 0"),
+        ("mean,max", (6, 3, 0), 5, 5, "mean,max, layers 6, 3, 0"),
         ("per_token", 6, 5, 70, "per_token"),
         ("per_base", 6, 5, 60, "per_base"),
         ("per_window", 6, 9 + 2, 9 + 2, "per_window"),

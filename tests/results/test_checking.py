@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from hpc_embed.cli import main
-from hpc_embed.config import GatherSettings
 from hpc_embed.errors import EnvironmentFault, RunConflict
 from hpc_embed.results.checking import check
 from hpc_embed.results.gather import gather
@@ -22,9 +21,8 @@ from hpc_embed.run import files
 from hpc_embed.run.files import sha256_of_file
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.plan import Plan
-from hpc_embed.run.storage import Storage
+from tests.results.test_proof import AT_ONCE, Failing, system_error
 
-AT_ONCE = GatherSettings(wait_seconds=0)
 PART = "part-00000.parquet"
 
 
@@ -105,6 +103,22 @@ def test_check_says_what_is_damaged(
     assert ";" not in told.partition(str(layout.dataset))[2]
 
 
+@pytest.mark.parametrize(
+    ("content", "words"), [(100, "damaged, or of a version that wrote no checksums"), (0, "holds no finished dataset")]
+)
+def test_facts_that_are_cut_short_or_gone_end_with_4(
+    content: int, words: str, done: tuple[Plan, RunLayout], capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan, layout = done
+    gather(plan, layout, AT_ONCE)
+    if content:
+        layout.dataset_facts.write_bytes(layout.dataset_facts.read_bytes()[:content])
+    else:
+        layout.dataset_facts.unlink()
+    assert main(["gather", "--run-dir", str(layout.root), "--check"]) == 4
+    assert words in capsys.readouterr().err
+
+
 BAD_FACTS: dict[str, object] = {
     "cut short": b'{"parts": {',
     "no object": b"[1, 2]",
@@ -129,9 +143,6 @@ def test_damaged_facts_are_told_as_such(name: str, done: tuple[Plan, RunLayout])
         assert isinstance(change, bytes)
         layout.dataset_facts.write_bytes(change)
     with pytest.raises(RunConflict, match=rf"^{re.escape(str(layout.dataset_facts))}: damaged"):
-        check(layout)
-    layout.dataset_facts.unlink()
-    with pytest.raises(RunConflict, match="holds no finished dataset"):
         check(layout)
 
 
@@ -176,13 +187,7 @@ def test_what_cannot_be_read_for_now_is_named_and_is_not_called_damaged(
     plan, layout = done
     gather(plan, layout, replace(AT_ONCE, layout="shards"))
 
-    class Away(Storage):
-        def open_to_read(self, path: Path) -> BinaryIO:
-            if path.name == place:
-                raise OSError(5, "Input/output error")
-            return super().open_to_read(path)
-
-    monkeypatch.setattr(files, "storage", Away())
+    monkeypatch.setattr(files, "storage", Failing(place, system_error(errno.EIO)))
     with pytest.raises(EnvironmentFault, match=rf"{re.escape(place)}: cannot be read or written \(Input/output error"):
         check(layout)
 

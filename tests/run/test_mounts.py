@@ -17,20 +17,6 @@ MOUNTS = """22 1 253:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
 """
 
 
-@pytest.fixture
-def mounts(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    content = {"": MOUNTS}
-
-    def read(path: Path, *_: object, **__: object) -> str:
-        assert path == Path("/proc/self/mountinfo")
-        if not content[""]:
-            raise FileNotFoundError(path)
-        return content[""]
-
-    monkeypatch.setattr(Path, "read_text", read)
-    return content
-
-
 @pytest.mark.parametrize(
     ("folder", "kind"),
     [
@@ -47,11 +33,16 @@ def mounts(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     ],
 )
 def test_the_deepest_mount_counts_and_of_two_at_one_place_the_last(
-    folder: str, kind: str, mounts: dict[str, str]
+    folder: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    files = {Path("/proc/self/mountinfo"): MOUNTS}
+    monkeypatch.setattr(Path, "read_text", lambda path: files[path])
     assert file_system_of(Path(folder)) == kind
 
 
-def test_where_linux_does_not_tell_it_is_unknown(mounts: dict[str, str]) -> None:
-    mounts[""] = ""
+def test_where_linux_does_not_tell_it_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> str:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "read_text", fail)
     assert file_system_of(Path("/data")) == "unknown"

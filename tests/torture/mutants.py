@@ -15,22 +15,21 @@ from ast import FunctionDef, parse, walk
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 
 MUTMUT = str(Path(sys.executable).with_name("mutmut"))
 SHORT = '-m "not long and not matrix"'
-CAUGHT = {"killed", "timeout", "segfault", "suspicious", "caught by type check"}
-SENTENCE = r"\w[^\"]* [^\"]*"
-REASONS: tuple[tuple[str, str], ...] = (
-    (rf"-> .*\"XX{SENTENCE}XX\"", "words for a person"),
-    (r"zip\(.*strict=True\).* -> .*zip\(", "asserts that two lengths agree, which they do"),
-    (r"patiently\(.* -> .*, None\)", "the place in a message"),
-    (r"daemon=True", "seen when a process ends, not before"),
-    (r"use_errno=True", "ctypes gives the number all the same where one thread calls"),
-    (r"timeout=\w*SECONDS", "seen by who waits for what never answers"),
-    (r"\.get\((\w+|\"\w+\"), (\"\"|None|b\"\{\}\")\)", "a default that reads as nothing, like any other"),
+CAUGHT = {"killed", "timeout", "segfault", "caught by type check"}
+REASONS = (
+    (r"\"(\w[^\"{}]* [^\"{}]*)\"", "words for a person"),
+    (r"zip\(.*(strict=True)", "asserts that two lengths agree, which they do"),
+    (r"(daemon=True)", "seen when a process ends, not before"),
+    (r"(use_errno=True)", "ctypes gives the number all the same where one thread calls"),
+    (r"(timeout=\w*SECONDS)", "seen by who waits for what never answers"),
+    (r"\.get\((?:\w+|\"\w+\")(, (?:\"\"|None|b\"\{\}\"))", "a default that reads as nothing, like any other"),
 )
-"""What a change looks like, `removed -> added`, that alters nothing that a test should hold, and why."""
+"""What may be altered, as a group among what stands around it, without anything that a test should hold; and why."""
 
 
 def main() -> int:
@@ -75,9 +74,18 @@ def change_of(name: str) -> str:
 def reason_of(change: str) -> str:
     """Why no test has to tell it; empty where one should."""
     removed, _, added = change.partition(" -> ")
-    if removed.casefold() == added.casefold() and re.search(rf"\"{SENTENCE}\"", removed):
-        return "words for a person"
-    return next((reason for pattern, reason in REASONS if re.search(pattern, change)), "")
+    start = num_alike(removed, added)
+    stop = len(removed) - num_alike(removed[start:][::-1], added[start:][::-1])
+    for pattern, reason in REASONS:
+        for found in re.finditer(pattern, removed):
+            if found.start(1) <= start and stop <= found.end(1):
+                return reason
+    return ""
+
+
+def num_alike(one: str, other: str) -> int:
+    """Letters at their beginnings that are the same."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 @cache

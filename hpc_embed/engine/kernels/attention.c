@@ -142,25 +142,21 @@ int hpc_embed_attend(const void *qkv, void *out, int is_bf16, const int32_t *sta
     const size_t rows = (size_t)round_up(longest + 2, 64);
     char *scratch = aligned_alloc(64, 2 * rows * (size_t)head_dim * 4);
     if (!scratch) return 1;
-    int failed = 0;
 #if defined(__x86_64__)
+    void *keys = scratch, *values = scratch + rows * (size_t)head_dim * 4;
     const unsigned before = _mm_getcsr();
     _mm_setcsr(before | FLUSHED);
-#endif
     for (int b = 0; b < num_windows; b++)
         for (int h = first_head; h < last_head; h++) {
-#if defined(__x86_64__)
             const int64_t start = starts[b], length = starts[b + 1] - starts[b];
-            void *keys = scratch, *values = scratch + rows * (size_t)head_dim * 4;
             if (level == 3 && is_bf16) attend_avx512_bf16(&job, start, length, h, keys, values);
             else if (level >= 2) attend_avx512(&job, start, length, h, keys, values);
             else attend_avx2(&job, start, length, h, keys, values);
-#else
-            failed = 2;
-#endif
         }
-#if defined(__x86_64__)
     _mm_setcsr(before);
+    const int failed = 0;
+#else
+    const int failed = 2;
 #endif
     free(scratch);
     return failed;
