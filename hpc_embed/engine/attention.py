@@ -33,6 +33,7 @@ from hpc_embed.engine.batches import PackedBatch, make_batch
 from hpc_embed.engine.biases import Alibi, Bias, BiasKind
 from hpc_embed.engine.fusion import why_plain
 from hpc_embed.engine.rotary import Rotary
+from hpc_embed.engine.threads import side_by_side
 from hpc_embed.errors import in_one_line
 
 Attend = Callable[[Tensor, Rotary | None, PackedBatch], Tensor]
@@ -127,11 +128,15 @@ def _sdpa(qkv_T3HK: Tensor, rotary: Rotary | None, batch: PackedBatch, bias: Bia
             x_THK[span].view(-1, length, *x_THK.shape[1:]).transpose(1, 2) for x_THK in (q_THK, k_THK, v_THK, out_THK)
         )
         if bias is None:
-            out.copy_(scaled_dot_product_attention(q, k, v, scale=1.0))
+            out.copy_(side_by_side(_plain_sdpa, q, k, v, dim=1))
         else:
             mask = bias.reversed_bias(length, q.dtype)[None]
-            out.copy_(scaled_dot_product_attention(q.flip(2), k, v, attn_mask=mask, scale=1.0).flip(2))
+            out.copy_(side_by_side(_plain_sdpa, q.flip(2), k, v, mask, dim=1).flip(2))
     return out_THK
+
+
+def _plain_sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
 
 
 def _runs_of_one_length(batch: PackedBatch) -> Iterator[tuple[slice, int]]:

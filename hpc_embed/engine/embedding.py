@@ -13,17 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hpc_embed.engine.batches import AROUND, PackedBatch, make_batch
+from hpc_embed.engine.dense import FEWEST_ROWS
 from hpc_embed.engine.pooling import pool
 from hpc_embed.engine.transfers import to_device
 from hpc_embed.families.family import Special
 from hpc_embed.registry import PER_BASE, PER_LETTER, WITH_SPECIAL
 from hpc_embed.run.outputs import Outputs, outputs_of
 
-FEWEST_ROWS = 64
-"""Matrix products of fewer rows (measured: one with oneDNN and with cuBLAS, up to 11 with MKL) add up in another order,
-so that a window alone would differ in the last bit from the same window in a batch. A filler makes up the number."""
 FILLER_TOKEN = 4
-"""An ordinary token of every vocabulary; a filler's vector is thrown away."""
+"""An ordinary token of every vocabulary. A window alone would differ in the last bit from the same window in a batch,
+were it not filled up to as many tokens as products want rows; a filler's vector is thrown away."""
 
 
 class Encoder(Protocol):

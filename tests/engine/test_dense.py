@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -78,8 +78,30 @@ def test_a_row_does_not_depend_on_the_others_from_64_rows_on(
     x, other = random(3000, columns_in, seed=1), random(3000, columns_out, seed=2)
     layer = Dense(random(columns_out, columns_in, seed=0), random(columns_out, seed=3), device=CPU, dtype=dtype)
     every = step(layer, name, x, other)
-    for first, last in [(0, 64), (0, 65), (7, 100), (31, 500), (1000, 2049), (2000, 3000)]:
+    for first, last in [(0, 64), (0, 65), (7, 101), (31, 498), (1000, 2049), (2000, 3000)]:
         assert torch.equal(step(layer, name, x[first:last], other[first:last]), every[first:last]), (first, last)
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Torch's threads from here on; one again afterwards."""
+    yield torch.set_num_threads
+    torch.set_num_threads(1)
+
+
+@torch.inference_mode()
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize(("columns_in", "columns_out"), [(320, 320), (1280, 320), (1280, 1280), (3072, 768)])
+def test_a_row_does_not_depend_on_the_number_of_threads(
+    columns_in: int, columns_out: int, threads: Callable[[int], None]
+) -> None:
+    x = random(1000, columns_in, seed=1)
+    layer = Dense(random(columns_out, columns_in, seed=0), random(columns_out, seed=3), device=CPU, dtype=torch.float32)
+    expected = layer(x)
+    for number in (1, 2, 3, 8):
+        threads(number)
+        for num_rows in (64, 65, 66, 67, 100, 177, 334, 1000):
+            assert torch.equal(layer(x[:num_rows]), expected[:num_rows]), (number, num_rows)
 
 
 def test_the_arguments_stay_as_they_were() -> None:
