@@ -23,6 +23,7 @@ from hpc_embed.config import GatherSettings, PlanSettings, SubmitSettings, WorkS
 from hpc_embed.errors import EnvironmentFault, HpcEmbedError
 from hpc_embed.planning.planner import make_plan
 from hpc_embed.results.gather import gather
+from hpc_embed.run.faults import PAUSES_SECONDS
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.plan import Plan
 
@@ -60,10 +61,20 @@ def rehearse(folder: Path, settings: SubmitSettings, timeout_minutes: float) -> 
         _cancel(layout)
         yield Finding("verdict", False, f"{error} What there is lies in {folder}.")
         return
-    shutil.rmtree(folder)
-    yield Finding(
-        "verdict", True, "this site runs hpc-embed: what is stopped is requeued, what is killed submitted again"
-    )
+    well = "this site runs hpc-embed: what is stopped is requeued, what is killed submitted again"
+    yield Finding("verdict", True, f"{well}{_remove(folder)}")
+
+
+def _remove(folder: Path) -> str:
+    """What is left to say: nothing once it is gone, for which the last job may have to end its writing first."""
+    for pause in PAUSES_SECONDS:
+        try:
+            shutil.rmtree(folder)
+        except OSError:
+            time.sleep(pause)
+        if not folder.exists():
+            return ""
+    return f" ({folder} could not be removed)"
 
 
 def _steps(folder: Path, layout: RunLayout, settings: SubmitSettings, deadline: float) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from hpc_embed.cluster.site import Finding
 from hpc_embed.cluster.submission import Submission, read_submissions
 from hpc_embed.config import GatherSettings, SubmitSettings
 from hpc_embed.results.gather import gather
+from hpc_embed.run.faults import PAUSES_SECONDS
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.plan import read_plan
 from hpc_embed.workers.registry import make_worker
@@ -188,6 +190,30 @@ def test_what_does_not_work_is_the_verdict_and_the_folder_stays(
     assert found[-1].detail.endswith(f"What there is lies in {folder}.")
     assert here.layout.plan.exists()
     assert sorted(fakes.calls("scancel")[-1].split()) == ["--quiet", *here.jobs()]
+
+
+@pytest.mark.parametrize(("times", "stays"), [(2, False), (99, True)])
+def test_a_folder_into_which_the_last_job_still_writes_is_removed_later_or_told(
+    times: int, stays: bool, fakes: Fakes, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed: list[Path] = []
+    waits: list[float] = []
+
+    def rmtree(path: Path) -> None:
+        monkeypatch.setattr(rehearsal, "time", SimpleNamespace(sleep=waits.append))
+        removed.append(path)
+        if len(removed) <= times:
+            raise OSError(errno.ENOTEMPTY, "Directory not empty", "run")
+        shutil.rmtree(path)
+
+    here = site(fakes, folder, monkeypatch)
+    monkeypatch.setattr(rehearsal, "shutil", SimpleNamespace(rmtree=rmtree))
+    *_, last = here.rehearsal()
+    assert last.is_well
+    assert folder.exists() == stays
+    assert set(removed) == {folder}
+    assert waits == list(PAUSES_SECONDS[:times])
+    assert last.detail.endswith(f"submitted again ({folder} could not be removed)" if stays else "submitted again")
 
 
 def test_a_queue_that_has_no_room_in_time_is_told_with_its_reasons(
