@@ -1,4 +1,4 @@
-"""Bugs put in one by one by mutmut, before the short tests first, and what these let live before the long ones too.
+"""Bugs put in one by one by mutmut, before the short tests of their folder first, and what these let live before all.
 
 Per folder: killed, equivalent, survived. Those that change nothing, or words for a person alone, are counted apart by
 the reasons below, and printed with them; so is every other survivor.
@@ -19,7 +19,7 @@ from itertools import takewhile
 from pathlib import Path
 
 MUTMUT = str(Path(sys.executable).with_name("mutmut"))
-SHORT = '-m "not long and not matrix"'
+SHORT = '-p tests.torture.nearest -m "not long and not matrix"'
 CAUGHT = {"killed", "timeout", "segfault", "caught by type check"}
 REASONS = (
     (r"\"(\w[^\"{}]* [^\"{}]*)\"", "words for a person"),
@@ -34,7 +34,8 @@ REASONS = (
 
 def main() -> int:
     """Run mutmut twice, and print the table."""
-    subprocess.run([MUTMUT, "run"], env={**os.environ, "PYTEST_ADDOPTS": SHORT}, check=True)
+    first = {"PYTEST_ADDOPTS": SHORT, "PYTHONPATH": str(Path.cwd())}
+    subprocess.run([MUTMUT, "run"], env={**os.environ, **first}, check=True)
     if alive := [name for name, outcome in outcomes() if outcome not in CAUGHT]:
         subprocess.run([MUTMUT, "run", *alive], check=True)
     counts: dict[str, Counter[str]] = defaultdict(Counter)
