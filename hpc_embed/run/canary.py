@@ -69,14 +69,14 @@ def _odd(counts: Counter[Canary], bound: float) -> dict[Canary, float]:
     votes = {one: sum(counts[other] for other in counts if near[other] <= bound) for one, near in distances.items()}
     most = max(votes.values())
     leaders = [one for one in counts if votes[one] == most]
-    odd = {one: distances[leaders[0]][one] for one in counts if distances[leaders[0]][one] > bound}
+    odd = {one: far[leaders[0]] for one, far in distances.items() if far[leaders[0]] > bound}
     if any(leader in odd for leader in leaders):
         odd[leaders[0]] = max(odd.values())
     return odd
 
 
 def _distance(one: Canary, other: Canary) -> float:
-    """Relative; infinite for what is no vector, or one of another dimension."""
+    """Relative to the other's length; infinite for what is no vector, or one of another dimension."""
     if one.vector == other.vector and decode(one.vector) is not None:
         return 0.0
     a, b = decode(one.vector), decode(other.vector)

@@ -49,6 +49,12 @@ PLANS: dict[str, Callable[[dict[str, Any]], object]] = {
     "another kind": lambda plan: plan.update(kind="rna"),
     "one field more": lambda plan: plan.update(__class__="os"),
     "inputs": lambda plan: plan.update(inputs={"a": 1}),
+    "no dimension": lambda plan: plan.update(dimension=0),
+    "a dimension beyond all": lambda plan: plan.update(dimension=(1 << 20) + 1),
+    "shards in part": lambda plan: plan.update(num_shards=1.5),
+    "fewer than no shards": lambda plan: plan.update(num_shards=-1),
+    "a number one beyond all": lambda plan: plan["cost"].update(linear_flops=1 << 62),
+    "an intake of nobody": lambda plan: plan.update(intake={"nobody": 1}),
 }
 
 
@@ -60,6 +66,49 @@ def test_a_plan_that_is_none_of_ours_is_refused(name: str, done: tuple[Plan, Run
     layout.plan.write_text(json.dumps(content))
     with pytest.raises(RunConflict, match="not a whole plan"):
         read_plan(layout.plan)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda plan: plan.update(fingerprint="0" * 63), "fingerprint is '000"),
+        (lambda plan: plan["model"].update(digest="g" * 64), "model.digest is 'ggg"),
+        (lambda plan: plan.update(num_shards=0), "num_shards is 0"),
+        (lambda plan: plan["totals"].update(num_tokens=-1), "num_tokens is -1"),
+    ],
+)
+def test_what_is_odd_about_a_plan_is_named(
+    change: Callable[[dict[str, Any]], object], words: str, done: tuple[Plan, RunLayout]
+) -> None:
+    _, layout = done
+    content = json.loads(layout.plan.read_text())
+    change(content)
+    layout.plan.write_text(json.dumps(content))
+    with pytest.raises(RunConflict, match=words):
+        read_plan(layout.plan)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda plan: plan.update(dimension=1),
+        lambda plan: plan.update(dimension=1 << 20),
+        lambda plan: plan.update(kind="dna"),
+        lambda plan: plan.update(num_shards=1),
+        lambda plan: plan.update(intake={"gaps": "drop"}),
+        lambda plan: plan["cost"].update(linear_flops=(1 << 62) - 1),
+    ],
+)
+def test_the_extremes_of_what_a_plan_may_say_are_taken(
+    change: Callable[[dict[str, Any]], object], done: tuple[Plan, RunLayout]
+) -> None:
+    _, layout = done
+    content = json.loads(layout.plan.read_text())
+    change(content)
+    layout.plan.write_text(json.dumps(content))
+    plan = read_plan(layout.plan)
+    assert len(plan.shards) == content["num_shards"]
+    assert plan.intake.settings == content.get("intake", {})
 
 
 def test_windows_that_the_shards_do_not_have_get_no_room(done: tuple[Plan, RunLayout]) -> None:

@@ -19,7 +19,7 @@ from hpc_embed.errors import RunConflict
 from hpc_embed.progress import BatchDone, BudgetHalved, Event, ShardFailed, ShardFinished, ShardStarted
 from hpc_embed.run.markers import Marker, is_done, publish_output, read_marker
 from hpc_embed.run.pieces import Pieces
-from hpc_embed.run.shards import write_shard
+from hpc_embed.run.shards import read_shard, write_shard
 from hpc_embed.run.vectors import VectorFile, Vectors, VectorWriter
 from hpc_embed.workers import loop as loop_module
 from hpc_embed.workers.base import EmbeddedBatch, Tokens
@@ -505,3 +505,105 @@ def test_a_piece_is_written_once_much_is_waiting(tmp_path: Path, monkeypatch: py
     (tmp_path / "again" / "work").mkdir(parents=True)
     embed(tmp_path / "again", FakeModel(), token_budget=1, piece_seconds=1e9)
     assert published == [2, 2, 2], "the last one goes into the output"
+
+
+class Observed(FakeModel):
+    """Notes what it is given to tokenise, where, and how many batches it has started and not finished."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks: list[list[int]] = []
+        self.threads: set[str] = set()
+        self.num_in_flight = self.most_in_flight = 0
+        self.order: list[str] = []
+
+    def tokenise(self, sequences: Sequence[bytes]) -> Sequence[Tokens]:
+        self.blocks.append([len(sequence) for sequence in sequences])
+        self.threads.add(threading.current_thread().name)
+        return super().tokenise(sequences)
+
+    def start(self, batch: Sequence[Tokens]) -> Callable[[], EmbeddedBatch]:
+        finish = super().start(batch)
+        self.num_in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.num_in_flight)
+        self.order.append("start")
+
+        def finished() -> EmbeddedBatch:
+            self.num_in_flight -= 1
+            self.order.append("finish")
+            return finish()
+
+        return finished
+
+
+@pytest.mark.parametrize(
+    ("block_residues", "blocks"),
+    [
+        (1, [[40], [33], [20], [9], [7], [5], [1]]),
+        (41, [[40, 33], [20, 9, 7, 5], [1]]),
+        (73, [[40, 33], [20, 9, 7, 5, 1]]),
+        (10**6, [[40, 33, 20, 9, 7, 5, 1]]),
+    ],
+)
+def test_windows_are_tokenised_in_blocks_the_longest_first(
+    block_residues: int, blocks: list[list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_module, "BLOCK_RESIDUES", block_residues)
+    model = Observed()
+    marker, _ = embed(tmp_path, model)
+    assert model.blocks == blocks
+    assert model.threads == {"tokenise_0"}
+    assert sorted(length for batch in model.batches for length in batch) == sorted(LENGTHS)
+    assert (marker.rows, marker.facts.num_tokens) == (7, sum(LENGTHS))
+    (rows,) = VectorFile(tmp_path / "outputs" / "shard-00000.parquet")
+    assert rows.vectors_ND[:, 0].tolist() == LENGTHS
+
+
+def test_equal_lengths_are_taken_in_their_order(tmp_path: Path) -> None:
+    path = tmp_path / "shard-00000.parquet"
+    write_shard(path, np.arange(6), [b"A", b"CC", b"D", b"EE", b"F", b"G"])
+    assert loop_module._blocks(read_shard(path), [5, 0, 3, 1, 4]) == [[1, 3, 0, 4, 5]]
+
+
+@pytest.mark.parametrize("block_residues", [1, 10**6])
+def test_the_device_has_one_batch_to_do_while_another_is_finished_and_no_more(
+    block_residues: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_module, "BLOCK_RESIDUES", block_residues)
+    model = Observed()
+    embed(tmp_path, model, token_budget=1)
+    assert (model.most_in_flight, model.num_in_flight) == (2, 0)
+    assert model.order == ["start", *["start", "finish"] * 6, "finish"]
+
+
+class Twin(FakeModel):
+    """While the second batch is started a twin publishes the shard, or one of another plan does."""
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        super().__init__()
+        self.folder, self.fingerprint = folder, fingerprint
+
+    def start(self, batch: Sequence[Tokens]) -> Callable[[], EmbeddedBatch]:
+        if len(self.batches) == 1:
+            outputs, name = self.folder / "outputs", "shard-00000"
+            draft = outputs / f".{name}.draft"
+            with draft.open("wb") as file, VectorWriter(file, 2, {"fingerprint": self.fingerprint}) as writer:
+                writer.write(Vectors(np.arange(7), np.array(LENGTHS, np.int32), np.zeros((7, 2), np.float32)))
+            facts = embed(self.folder / "aside", FakeModel())[0].facts
+            publish_output(outputs, name, draft, self.fingerprint, list(range(7)), {}, facts)
+        return super().start(batch)
+
+
+@pytest.mark.parametrize(("fingerprint", "num_batches"), [("f", 2), ("another", 7)])
+def test_a_shard_that_a_twin_finishes_meanwhile_is_not_gone_on_with(
+    fingerprint: str, num_batches: int, tmp_path: Path
+) -> None:
+    (tmp_path / "aside" / "work").mkdir(parents=True)
+    model = Twin(tmp_path, fingerprint)
+    marker, events = embed(tmp_path, model, token_budget=1)
+    assert len(model.batches) == num_batches
+    assert marker.fingerprint == "f"
+    (rows,) = VectorFile(tmp_path / "outputs" / "shard-00000.parquet")
+    assert rows.vectors_ND.any() == (fingerprint != "f")
+    assert events[-1] == ShardFinished("shard-00000", 7, 0)
+    assert not (tmp_path / "work" / "shard-00000").exists()
