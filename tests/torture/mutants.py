@@ -27,6 +27,7 @@ REASONS = (
     (r"(daemon=True)", "seen when a process ends, not before"),
     (r"(use_errno=True)", "ctypes gives the number all the same where one thread calls"),
     (r"(timeout=\w*SECONDS)", "seen by who waits for what never answers"),
+    (r"patiently\(.*(, [\w.]+(?:\(\w+\))?)\)", "the place that an error names: words for a person"),
     (r"\.get\((?:\w+|\"\w+\")(, (?:\"\"|None|b\"\{\}\"))", "a default that reads as nothing, like any other"),
 )
 """What may be altered, as a group among what stands around it, without anything that a test should hold; and why."""
