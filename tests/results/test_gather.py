@@ -26,6 +26,7 @@ from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.markers import read_marker
 from hpc_embed.run.plan import Plan
 from hpc_embed.run.vectors import VectorFile, Vectors, VectorWriter
+from tests.results.test_spelled import spelled_run
 
 FASTA = b">a\nMKVLAAGIVG\n>b\nMKVLAAGIVG\n>empty\n>a\nMKV\n>long\n" + b"MKVLAAGIVGLLLAGCSWMKTAYIAKQRQ" + b"\n"
 
@@ -236,60 +237,21 @@ def test_a_failed_window_fails_its_records_and_no_others(done: tuple[Plan, RunLa
 
 
 @pytest.fixture
-def per_token(tmp_path: Path, per_token_once: tuple[Plan, Path]) -> tuple[Plan, RunLayout]:
-    """The same records with a vector for each residue, beside the run whose vectors are their means."""
-    shutil.copytree(per_token_once[1], tmp_path, dirs_exist_ok=True)
-    return per_token_once[0], RunLayout(tmp_path / "per_token")
-
-
-@pytest.fixture(scope="module")
-def per_token_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Path]:
-    tmp_path = tmp_path_factory.mktemp("per_token")
-    (tmp_path / "in.fa").write_bytes(FASTA)
-    for pooling in ("mean", "per_token"):
-        layout = RunLayout(tmp_path / pooling)
-        settings = PlanSettings(
-            fasta=(str(tmp_path / "in.fa"),),
-            model="esm2_t6_8M:untrained",
-            pooling=pooling,
-            num_shards=2,
-            max_residues=20,
-            force_kind=True,
-        )
-        plan = make_plan(settings, layout).plan
-        assert not embed_shards(plan, layout, range(2), WorkSettings(workers=1), ["cpu"]).failed
-    gather_means = make_plan(replace(settings, pooling="mean"), RunLayout(tmp_path / "mean")).plan
-    gather(gather_means, RunLayout(tmp_path / "mean"), GatherSettings())
-    return plan, tmp_path
-
-
-def test_per_token_a_record_has_a_vector_for_each_residue_and_their_mean_is_the_mean(
-    per_token: tuple[Plan, RunLayout], tmp_path: Path
-) -> None:
-    plan, layout = per_token
-    gathered = gather(plan, layout, GatherSettings())
-    table, means = pq.read_table(layout.dataset), pq.read_table(tmp_path / "mean/dataset")
-    for column in ("ordinal", "id", "length", "num_tokens", "num_windows", "status", "reason"):
-        assert table[column].to_pylist() == means[column].to_pylist()
-    assert gathered.statuses == {"embedded": 3, "skipped": 1, "windowed": 1}
-    vectors = table["embedding"].to_pylist()
-    assert [None if each is None else len(each) for each in vectors] == [10, 10, None, 3, 29]
-    for ours, mean in zip(vectors, means["embedding"].to_pylist(), strict=True):
-        assert (ours is None) == (mean is None)
-        if ours is not None:
-            assert np.mean(ours, axis=0) == pytest.approx(np.array(mean), abs=1e-5)
+def per_token(tmp_path: Path) -> tuple[Plan, RunLayout]:
+    """Records with a vector for each residue."""
+    return spelled_run(tmp_path, "per_token")
 
 
 @pytest.mark.parametrize("change", ["cut", "doubled", "mixed"])
 def test_per_token_a_window_in_part_is_found(per_token: tuple[Plan, RunLayout], change: str) -> None:
     plan, layout = per_token
-    index = max(range(2), key=lambda index: len(np.unique(VectorFile(layout.output(index)).windows())))
+    index = max(range(3), key=lambda index: len(np.unique(VectorFile(layout.output(index)).windows())))
 
     def changed(rows: Vectors) -> Vectors:
         numbers = np.arange(len(rows.windows_N))
         if change == "mixed":
             return rows._replace(windows_N=np.roll(rows.windows_N, 1))
-        places = numbers[:-1] if change == "cut" else np.concatenate((numbers, numbers))
+        places = numbers[1:] if change == "cut" else np.concatenate((numbers, numbers))
         return Vectors(rows.windows_N[places], rows.num_tokens_N[places], rows.vectors_ND[places])
 
     rewrite(layout, index, changed)

@@ -74,13 +74,13 @@ def windows_of(letters: str) -> list[str]:
     return [letters[start:stop] for start, stop in pairwise(edges)]
 
 
-@pytest.fixture(params=["per_token", "mean", "per_token,mean", "per_token,max", "mean,per_window"])
-def run(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Plan, RunLayout]:
+def spelled_run(folder: Path, pooling: str) -> tuple[Plan, RunLayout]:
+    """A run of three shards, embedded by the speller and not gathered."""
     records = {**LETTERS, "fails": ALONE}
-    (tmp_path / "in.fa").write_text("".join(f">{name}\n{letters}\n" for name, letters in records.items()))
-    layout = RunLayout(tmp_path / "run")
+    (folder / "in.fa").write_text("".join(f">{name}\n{letters}\n" for name, letters in records.items()))
+    layout = RunLayout(folder / "run")
     settings = PlanSettings(
-        fasta=(str(tmp_path / "in.fa"),), model="esm2_t6_8M:untrained", pooling=request.param, num_shards=3,
+        fasta=(str(folder / "in.fa"),), model="esm2_t6_8M:untrained", pooling=pooling, num_shards=3,
         max_residues=WINDOW, force_kind=True,
     )  # fmt: skip
     plan = make_plan(settings, layout).plan
@@ -88,7 +88,7 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Plan, RunLayout
     layout.work.mkdir(exist_ok=True)
     with ThreadPoolExecutor(1) as writer:
         loop = Loop(
-            model=Speller(request.param.split(",")),
+            model=Speller(pooling.split(",")),
             token_budget=30,
             outputs=layout.outputs,
             work=layout.work,
@@ -100,6 +100,11 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Plan, RunLayout
         )
         assert not loop.embed_shards([layout.shard(index) for index in range(3)]).failed
     return plan, layout
+
+
+@pytest.fixture(params=["per_token", "mean", "per_token,mean", "per_token,max", "mean,per_window"])
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Plan, RunLayout]:
+    return spelled_run(tmp_path, request.param)
 
 
 def foretold(plan: Plan) -> list[dict[str, Any]]:
@@ -165,7 +170,7 @@ def test_every_cell_is_what_the_windows_spell(
 
 
 @pytest.mark.parametrize("form", ["parts", "shards"])
-def test_whoever_opens_the_dataset_finds_the_same(
+def test_who_reads_the_dataset_finds_the_same(
     form: Literal["parts", "shards"], run: tuple[Plan, RunLayout], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, layout = run
