@@ -192,3 +192,51 @@ def test_where_a_part_fails_the_others_end_with_the_group_they_are_at(tmp_path: 
         writer.write(Silent())
     assert writer._is_over
     assert sorted(source.read_keys) == [[0, 1], [10, 11]]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "per_token", "windows"])
+def test_vectors_are_plain_pages_and_the_rest_is_packed(pooling: str, tmp_path: Path) -> None:
+    holds_vectors = pooling != "windows"
+    outputs = outputs_of("per_token" if pooling == "per_token" else "mean", 0)
+    how = Arrangement(outputs, 2, None, holds_vectors=holds_vectors)
+    schema = dataset_schema(4, "float32", {}, outputs, holds_vectors=holds_vectors)
+    writer = PartsWriter(
+        tmp_path, records(tmp_path, 3), Source(3, 4, 9, pooling == "per_token"), how, schema, Room(1, 1, 1)
+    )
+    path = tmp_path / "part"
+    with path.open("wb") as file, writer._parquet_writer(parts_module.Hashed(file)) as parquet:
+        empty = {name: pa.nulls(3, schema.field(name).type) for name in schema.names}
+        parquet.write_table(pa.table({**empty, "ordinal": pa.array([1, 2, 3])}, schema=schema))
+    group = pq.read_metadata(path).row_group(0)
+    found = {group.column(at).path_in_schema.split(".")[0]: group.column(at) for at in range(group.num_columns)}
+    assert {name for name, column in found.items() if column.compression == "UNCOMPRESSED"} == (
+        {"embedding"} if holds_vectors else set()
+    )
+    assert {name for name, column in found.items() if column.compression == "ZSTD"} == {*schema.names} - {"embedding"}
+    assert {name for name, column in found.items() if column.statistics} == {"ordinal"}
+    assert {name for name, column in found.items() if column.has_dictionary_page} == {"status", "reason"}
+
+
+def test_keys_are_each_named_once_and_ascend() -> None:
+    blocks = [
+        pa.record_batch({"windows": pa.array(keys, pa.list_(pa.int64()))})
+        for keys in ([[4, 1], []], [[1, 9], [0, 4]], [])
+    ]
+    assert parts_module._keys(blocks).tolist() == [0, 1, 4, 9]
+    assert parts_module._keys(blocks[2:]).tolist() == parts_module._keys([]).tolist() == []
+
+
+def test_a_record_of_several_rows_has_one_status_and_fails_with_any() -> None:
+    rows = [
+        (0, "failed"),
+        (0, "windowed"),
+        (1, "windowed"),
+        (1, "failed"),
+        (2, "embedded"),
+        (3, "windowed"),
+        (3, "windowed"),
+    ]
+    ordinals, statuses = (list(column) for column in zip(*rows, strict=True))
+    table = pa.table({"ordinal": ordinals, "status": statuses, "start": [0] * len(rows)})
+    assert parts_module._statuses(table) == {"failed": 2, "embedded": 1, "windowed": 1}
+    assert parts_module._statuses(table.drop_columns("start")) == {"failed": 2, "windowed": 4, "embedded": 1}
