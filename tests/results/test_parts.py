@@ -97,6 +97,7 @@ def writer_of(
         ),
         ("mean,per_window", "float32", Source(3, 1280), Room(512, 512, 2), (8192, 12 * 8192, 2, 56 * MEBIBYTE)),
     ],
+    ids=lambda value: value.replace("_", " ") if isinstance(value, str) else None,
 )  # fmt: skip
 def test_groups_parts_and_threads_fit_the_room(
     pooling: str, dtype: str, source: Source, room: Room, expected: tuple[int, int, int, int], tmp_path: Path
@@ -194,7 +195,7 @@ def test_where_a_part_fails_the_others_end_with_the_group_they_are_at(tmp_path: 
     assert sorted(source.read_keys) == [[0, 1], [10, 11]]
 
 
-@pytest.mark.parametrize("pooling", ["mean", "per_token", "windows"])
+@pytest.mark.parametrize("pooling", ["mean", "per_token", "windows"], ids=["pooled", "per token", "windows"])
 def test_vectors_are_plain_pages_and_the_rest_is_packed(pooling: str, tmp_path: Path) -> None:
     holds_vectors = pooling != "windows"
     outputs = outputs_of("per_token" if pooling == "per_token" else "mean", 0)

@@ -102,7 +102,10 @@ def spelled_run(folder: Path, pooling: str) -> tuple[Plan, RunLayout]:
     return plan, layout
 
 
-@pytest.fixture(params=["per_token", "mean", "per_token,mean", "per_token,max", "mean,per_window"])
+POOLINGS = ["per_token", "mean", "per_token,mean", "per_token,max", "mean,per_window"]
+
+
+@pytest.fixture(params=POOLINGS, ids=lambda pooling: pooling.replace("_", " "))
 def run(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Plan, RunLayout]:
     return spelled_run(tmp_path, request.param)
 
