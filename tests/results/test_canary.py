@@ -19,19 +19,9 @@ from hpc_embed.run.files import write_json
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.markers import is_done, read_marker
 from hpc_embed.run.plan import Plan
-from hpc_embed.workers.registry import make_worker
+from tests.results.embedding import embed
 
 AT_ONCE = GatherSettings(wait_seconds=0)
-
-
-def embed(plan: Plan, layout: RunLayout, *shards: int) -> None:
-    """As one worker of several does."""
-    worker = make_worker(plan.model, plan.embedding, num_threads=1)
-    paths = [layout.shard(index) for index in shards]
-    outcome = worker.process_files_worker(
-        paths, "cpu", 512, layout.outputs, fingerprint=plan.fingerprint, work_dir=layout.work
-    )
-    assert outcome.processed == paths
 
 
 @pytest.mark.long

@@ -32,7 +32,7 @@ from hpc_embed.run.markers import is_done, read_marker
 from hpc_embed.run.plan import Plan, read_plan
 from hpc_embed.run.storage import Storage
 from hpc_embed.run.vectors import VectorFile
-from hpc_embed.workers.registry import make_worker
+from tests.results.embedding import embed
 from tests.results.test_canary import change
 from tests.results.test_gather import rewrite
 
@@ -50,10 +50,7 @@ def seven(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = PlanSettings(
         fasta=(str(folder / "in.fa"),), model="aa_composition", num_shards=NUM_SHARDS, force_kind=True
     )
-    plan = make_plan(settings, layout).plan
-    paths = [layout.shard(index) for index in range(NUM_SHARDS)]
-    worker = make_worker(plan.model, plan.embedding)
-    worker.process_files_worker(paths, "cpu", 512, layout.outputs, fingerprint=plan.fingerprint, work_dir=layout.work)
+    embed(make_plan(settings, layout).plan, layout)
     return folder
 
 

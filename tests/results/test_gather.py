@@ -14,8 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hpc_embed.cluster.task import embed_shards
-from hpc_embed.config import GatherSettings, PlanSettings, WorkSettings
+from hpc_embed.config import GatherSettings, PlanSettings
 from hpc_embed.errors import Incomplete
 from hpc_embed.planning.forecast import forecast
 from hpc_embed.planning.planner import make_plan
@@ -26,6 +25,7 @@ from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.markers import read_marker
 from hpc_embed.run.plan import Plan
 from hpc_embed.run.vectors import VectorFile, Vectors, VectorWriter
+from tests.results.embedding import embed
 from tests.results.test_spelled import spelled_run
 
 FASTA = b">a\nMKVLAAGIVG\n>b\nMKVLAAGIVG\n>empty\n>a\nMKV\n>long\n" + b"MKVLAAGIVGLLLAGCSWMKTAYIAKQRQ" + b"\n"
@@ -47,8 +47,7 @@ def done_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Path]:
         fasta=(str(tmp_path / "in.fa"),), model="aa_composition", num_shards=3, max_residues=20, force_kind=True
     )
     plan = make_plan(settings, layout).plan
-    result = embed_shards(plan, layout, range(3), WorkSettings(), ["cpu"])
-    assert not result.failed
+    embed(plan, layout)
     return plan, tmp_path
 
 
@@ -150,7 +149,7 @@ def test_a_part_that_fails_leaves_nothing_and_ends_the_others(tmp_path: Path, mo
     (tmp_path / "in.fa").write_bytes(b"".join(b">r%d\nMKV\n" % index for index in range(num_records)))
     layout = RunLayout(tmp_path / "run")
     plan = make_plan(PlanSettings(fasta=(str(tmp_path / "in.fa"),)), layout).plan
-    embed_shards(plan, layout, [0], WorkSettings(), ["cpu"])
+    embed(plan, layout)
     plain = PartsWriter._blocks
 
     def failing(writer: PartsWriter, records: range) -> Iterator[pa.RecordBatch]:
@@ -184,7 +183,7 @@ def test_a_flipped_byte_is_found_and_the_shard_withdrawn(done: tuple[Plan, RunLa
     with pytest.raises(Incomplete, match=r"shard-00000 \(output was damaged and is withdrawn \(the checksum"):
         gather(plan, layout, GatherSettings())
     assert not layout.marker(0).exists()
-    assert not embed_shards(plan, layout, range(3), WorkSettings(), ["cpu"]).failed
+    embed(plan, layout)
     assert gather(plan, layout, GatherSettings()).num_records == 5
 
 
@@ -296,7 +295,7 @@ def test_parts_are_cut_by_size_and_keep_the_order(tmp_path: Path) -> None:
     (tmp_path / "in.fa").write_bytes(b"".join(b">r%d\nMKV\n" % index for index in range(num_records)))
     layout = RunLayout(tmp_path / "run")
     plan = make_plan(PlanSettings(fasta=(str(tmp_path / "in.fa"),)), layout).plan
-    embed_shards(plan, layout, [0], WorkSettings(), ["cpu"])
+    embed(plan, layout)
     gather(plan, layout, GatherSettings(part_mebibytes=1))
     parts = sorted(layout.dataset.iterdir())
     assert len(parts) == 3
