@@ -241,3 +241,21 @@ def test_a_record_of_several_rows_has_one_status_and_fails_with_any() -> None:
     table = pa.table({"ordinal": ordinals, "status": statuses, "start": [0] * len(rows)})
     assert parts_module._statuses(table) == {"failed": 2, "embedded": 1, "windowed": 1}
     assert parts_module._statuses(table.drop_columns("start")) == {"failed": 2, "windowed": 4, "embedded": 1}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_columns_have_the_names_and_types_that_readers_know(dtype: str) -> None:
+    outputs = outputs_of("per_token,mean", 0)
+    schema = dataset_schema(4, dtype, {"model": "m"}, outputs)
+    number = {"float32": pa.float32(), "float16": pa.float16()}[dtype]
+    vector = pa.list_(pa.field("element", number), 4)
+    per_token, pooled = (schema.field(name) for name in schema.names if name.startswith("embedding"))
+    assert (per_token.type, pooled.type) == (pa.large_list(pa.field("element", vector)), vector)
+    assert per_token.type.value_field.name == pooled.type.value_field.name == "element"
+    assert [schema.field(name).type for name in ("ordinal", "id", "num_windows")] == [
+        pa.int64(),
+        pa.string(),
+        pa.int32(),
+    ]
+    assert schema.metadata == {b"hpc_embed": b'{"model": "m"}'}
+    assert "windows" in dataset_schema(4, dtype, {}, outputs, holds_vectors=False).names

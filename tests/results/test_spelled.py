@@ -178,6 +178,7 @@ def test_who_reads_the_dataset_finds_the_same(
 ) -> None:
     plan, layout = run
     monkeypatch.setattr("hpc_embed.results.index.ENTRIES_IN_MEMORY", 2)
+    monkeypatch.setattr("hpc_embed.results.parts.ROW_GROUP_ROWS", 2)
     gather(plan, layout, GatherSettings(wait_seconds=0, layout=form))
     dataset, expected = open_dataset(layout.root), foretold(plan)
     assert len(dataset) == len(expected)
