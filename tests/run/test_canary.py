@@ -36,11 +36,27 @@ def test_the_smaller_camp_is_odd_however_many_shards_are_one_device_s() -> None:
 
 
 def test_of_two_equal_camps_nobody_is_believed() -> None:
-    assert sorted(odd_ones([canary(2), canary()])) == [0, 1]
+    assert odd_ones([canary(2), canary()]) == {0: pytest.approx(0.5), 1: pytest.approx(0.5)}
 
 
 def test_precisions_are_compared_each_by_itself_and_markers_without_a_canary_not_at_all() -> None:
     assert odd_ones([canary(), canary(1.01, "bf16"), Canary("fp32", "")]) == {}
+
+
+def test_distances_are_relative_to_the_true_one_s_length_however_short_it_is() -> None:
+    true, odd = (Canary("fp32", encode(TRUE * np.float32(scale))) for scale in (1e-6, 3e-6))
+    assert odd_ones([true, odd, true]) == {1: pytest.approx(2.0)}
+
+
+def test_a_precision_that_has_no_bound_has_that_of_fp32() -> None:
+    assert list(odd_ones([canary(1, "fp64"), canary(1 + 6e-4, "fp64"), canary(1, "fp64")])) == [1]
+    assert odd_ones([canary(1, "fp64"), canary(1 + 1e-4, "fp64"), canary(1, "fp64")]) == {}
+
+
+def test_numbers_of_another_type_are_written_as_float32() -> None:
+    assert encode(TRUE.astype(np.float64)) == encode(TRUE) == encode(TRUE.astype(">f4"))
+    assert decode(encode(TRUE)).dtype == np.float64  # type: ignore[union-attr]
+    assert decode(encode(TRUE)[:8] + " \n" + encode(TRUE)[8:]) is None
 
 
 def test_junk_and_another_dimension_are_odd() -> None:

@@ -28,6 +28,10 @@ REASONS = (
     (r"(use_errno=True)", "ctypes gives the number all the same where one thread calls"),
     (r"(timeout=\w*SECONDS)", "seen by who waits for what never answers"),
     (r"patiently\(.*(, [\w.]+(?:\(\w+\))?)\)", "the place that an error names: words for a person"),
+    (r"\.encode\((\"[a-z0-9-]+\")\)", "an encoding's name in other letters is the same"),
+    (r"(copy=(?:True|False)|pre_buffer=True)", "speed alone"),
+    (r"np\.cumsum\([^()]*(, dtype=np\.int64)\)", "what sums of integers have anyway"),
+    (r"(?:Spill\([\w.]+, |scratch / |temporary_sibling\(.* / )(\"\w+\")", "the name of a scratch file"),
     (r"\.get\((?:\w+|\"\w+\")(, (?:\"\"|None|b\"\{\}\"))", "a default that reads as nothing, like any other"),
 )
 """What may be altered, as a group among what stands around it, without anything that a test should hold; and why."""
