@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -68,13 +69,16 @@ def rehearse(folder: Path, settings: SubmitSettings, timeout_minutes: float) -> 
 def _remove(folder: Path) -> str:
     """What is left to say: nothing once it is gone, for which the last job may have to end its writing first."""
     for pause in PAUSES_SECONDS:
-        try:
-            shutil.rmtree(folder)
-        except OSError:
-            time.sleep(pause)
-        if not folder.exists():
+        if _is_removed(folder):
             return ""
-    return f" ({folder} could not be removed)"
+        time.sleep(pause)
+    return "" if _is_removed(folder) else f" ({folder} could not be removed)"
+
+
+def _is_removed(folder: Path) -> bool:
+    with suppress(OSError):
+        shutil.rmtree(folder)
+    return not folder.exists()
 
 
 def _steps(folder: Path, layout: RunLayout, settings: SubmitSettings, deadline: float) -> Iterator[Finding]:
