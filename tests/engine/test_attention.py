@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -131,7 +132,7 @@ def test_kernel_keeps_to_the_softmax_where_scores_are_extreme(level: int, shift:
 @pytest.mark.parametrize("kind", ["rotary", "alibi", "table"])
 @pytest.mark.parametrize("num_threads", [1, 2, 5])
 def test_back_end_gives_the_same_bits_alone_and_packed(
-    name: str, dtype: torch.dtype, kind: str, num_threads: int
+    name: str, dtype: torch.dtype, kind: str, num_threads: int, threads: Callable[[int], None]
 ) -> None:
     bias = bias_of(kind)
 
@@ -141,14 +142,11 @@ def test_back_end_gives_the_same_bits_alone_and_packed(
 
     qkv = packed(BLOCK_EDGES, dtype=dtype)
     one_thread = attend(qkv, BLOCK_EDGES)
-    torch.set_num_threads(num_threads)
-    try:
-        together = attend(qkv, BLOCK_EDGES)
-        windows = zip(torch.split(qkv, BLOCK_EDGES), torch.split(together, BLOCK_EDGES), BLOCK_EDGES, strict=True)
-        for window, expected, length in windows:
-            assert torch.equal(attend(window, [length]), expected), length
-    finally:
-        torch.set_num_threads(1)
+    threads(num_threads)
+    together = attend(qkv, BLOCK_EDGES)
+    windows = zip(torch.split(qkv, BLOCK_EDGES), torch.split(together, BLOCK_EDGES), BLOCK_EDGES, strict=True)
+    for window, expected, length in windows:
+        assert torch.equal(attend(window, [length]), expected), length
     assert torch.equal(together, one_thread)
 
 

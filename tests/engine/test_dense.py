@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -80,13 +80,6 @@ def test_a_row_does_not_depend_on_the_others_from_64_rows_on(
     every = step(layer, name, x, other)
     for first, last in [(0, 64), (0, 65), (7, 101), (31, 498), (1000, 2049), (2000, 3000)]:
         assert torch.equal(step(layer, name, x[first:last], other[first:last]), every[first:last]), (first, last)
-
-
-@pytest.fixture
-def threads() -> Iterator[Callable[[int], None]]:
-    """Torch's threads from here on; one again afterwards."""
-    yield torch.set_num_threads
-    torch.set_num_threads(1)
 
 
 @torch.inference_mode()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -167,21 +167,20 @@ def test_tokens_of_an_empty_list_are_none() -> None:
     assert esm2_tokens([]) == []
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("num_threads", [1, 2])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_vector_is_bit_identical_alone_and_in_any_batch(precision: str, threads: int) -> None:
-    torch.set_num_threads(threads)
-    try:
-        encoder = esm2_encoder(TINY, precision)
-        windows = random_tokens([3, 4, 5, 7, 8, 16, 17, 31, 64, 100, 129, 255, 300, 511, 3, 1024])
-        packed = embed_windows(encoder, windows, "mean", 6, CPU).vectors_BD
-        backwards = embed_windows(encoder, windows[::-1], "mean", 6, CPU).vectors_BD.flip(0)
-        for index, window in enumerate(windows):
-            alone = embed_windows(encoder, [window], "mean", 6, CPU).vectors_BD[0]
-            assert torch.equal(alone, packed[index]), len(window)
-            assert torch.equal(alone, backwards[index]), len(window)
-    finally:
-        torch.set_num_threads(1)
+def test_a_vector_is_bit_identical_alone_and_in_any_batch(
+    precision: str, num_threads: int, threads: Callable[[int], None]
+) -> None:
+    threads(num_threads)
+    encoder = esm2_encoder(TINY, precision)
+    windows = random_tokens([3, 4, 5, 7, 8, 16, 17, 31, 64, 100, 129, 255, 300, 511, 3, 1024])
+    packed = embed_windows(encoder, windows, "mean", 6, CPU).vectors_BD
+    backwards = embed_windows(encoder, windows[::-1], "mean", 6, CPU).vectors_BD.flip(0)
+    for index, window in enumerate(windows):
+        alone = embed_windows(encoder, [window], "mean", 6, CPU).vectors_BD[0]
+        assert torch.equal(alone, packed[index]), len(window)
+        assert torch.equal(alone, backwards[index]), len(window)
 
 
 def test_bf16_keeps_the_direction_of_every_vector() -> None:

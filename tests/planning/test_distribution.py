@@ -39,7 +39,6 @@ def test_tokens_are_counted_or_taken_from_the_model_s_mean(model: str, expected:
 
 
 LENGTHS = Lengths(np.array([1000, 10]), np.array([2_000_000, 50_000_000]))
-TOKENS = LENGTHS.lengths_L + 2
 
 
 def num_shards(usual: int | None, lengths: Lengths = LENGTHS, cost: Cost = COST, **settings: object) -> int:

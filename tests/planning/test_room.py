@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.markers import read_marker
 from hpc_embed.run.plan import Plan
 from hpc_embed.run.shards import read_shard
+from tests.fakes import Counted
 
 
 @pytest.mark.parametrize("left", ["another plan's", "no marker of ours"])
@@ -64,22 +64,11 @@ def test_shards_of_a_plan_with_more_of_them_go_away(tmp_path: Path) -> None:
 def test_progress_counts_every_shard_that_is_written(
     num_threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown: list[tuple[str, int | None, str]] = []
-    amounts: list[int] = []
-
-    class Counted:
-        def advance(self, amount: int, note: str = "") -> None:
-            amounts.append(amount)
-
-    @contextmanager
-    def counting(label: str, total: int | None, unit: str) -> Iterator[Counted]:
-        shown.append((label, total, unit))
-        yield Counted()
-
-    monkeypatch.setattr(distribution, "counting", counting)
+    counted = Counted()
+    monkeypatch.setattr(distribution, "counting", counted.counting)
     make_plan(settings_for(tmp_path, PROTEINS, num_shards=4, plan_threads=num_threads), RunLayout(tmp_path / "run"))
-    assert shown == [("writing", 4, "shards")]
-    assert sum(amounts) == 4
+    assert counted.shown == [("writing", 4, "shards")]
+    assert counted.amounts == [4]
 
 
 @pytest.mark.parametrize("letters_at_once", [1, 7, 10**6])

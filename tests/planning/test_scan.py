@@ -10,17 +10,15 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from hpc_embed.config import PlanSettings
 from hpc_embed.errors import BadInput
 from hpc_embed.planning import scan
-from hpc_embed.planning.planner import make_plan
 from hpc_embed.planning.scan import OpenedInput
 from hpc_embed.planning.verdicts import Place
 from hpc_embed.progress import Silent
-from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.plan import Plan
 from hpc_embed.sequences import sources
 from hpc_embed.sequences.sources import Stretch
+from tests.planning.test_planner import plan as plan_of
 
 
 def opened_at(folder: Path) -> OpenedInput:
@@ -93,8 +91,7 @@ def test_what_is_no_plain_fasta_file_is_streamed(change: dict[str, Any], tmp_pat
 
 def plan(folder: Path, text: str, **settings: object) -> Plan:
     (folder / "in.fa").write_text(text)
-    chosen = {"fasta": (str(folder / "in.fa"),), "model": "esm2_t6_8M:untrained", "force_kind": True, **settings}
-    return make_plan(PlanSettings(**chosen), RunLayout(folder / "run")).plan  # type: ignore[arg-type]
+    return plan_of(folder / "in.fa", folder / "run", force_kind=True, **settings)
 
 
 ODD = ">long\nMKVJJLAAGIVGLLLAGCSW\n>good\nMKV\n>b first\nMKJV\n>c\nJJ\n"

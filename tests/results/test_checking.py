@@ -21,7 +21,8 @@ from hpc_embed.run import files
 from hpc_embed.run.files import sha256_of_file
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.plan import Plan
-from tests.results.test_proof import AT_ONCE, Failing, system_error
+from tests.fakes import Failing, system_error
+from tests.results.test_proof import AT_ONCE
 
 PART = "part-00000.parquet"
 

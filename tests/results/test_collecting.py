@@ -5,20 +5,18 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import numpy as np
 import pytest
 
 from hpc_embed import __version__
-from hpc_embed.config import GatherSettings, PlanSettings
+from hpc_embed.config import PlanSettings
 from hpc_embed.errors import EnvironmentFault, Incomplete, UsageError
 from hpc_embed.planning.planner import make_plan
 from hpc_embed.results import checks, waiting
@@ -30,13 +28,12 @@ from hpc_embed.run.files import write_json
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.markers import is_done, read_marker
 from hpc_embed.run.plan import Plan, read_plan
-from hpc_embed.run.storage import Storage
 from hpc_embed.run.vectors import VectorFile
+from tests.fakes import Counted, Failing, system_error
 from tests.results.embedding import embed
-from tests.results.test_canary import change
+from tests.results.test_canary import AT_ONCE, change
 from tests.results.test_gather import rewrite
 
-AT_ONCE = GatherSettings(wait_seconds=0)
 NUM_SHARDS = 7
 
 
@@ -67,25 +64,14 @@ def shards_that_are_done(plan: Plan, layout: RunLayout) -> list[int]:
     return [at for at in range(NUM_SHARDS) if is_done(layout.outputs, f"shard-{at:05d}", plan.fingerprint)]
 
 
-class Unreadable(Storage):
-    """Some outputs do not come from the disk, however often one asks."""
-
-    def __init__(self, layout: RunLayout, indices: list[int]) -> None:
-        self.paths = {layout.output(index) for index in indices}
-
-    def open_to_read(self, path: Path) -> BinaryIO:
-        if path in self.paths:
-            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
-        return super().open_to_read(path)
-
-
 @pytest.mark.parametrize(("indices", "num_told"), [([0], 1), ([1, 4, 6], 3), (list(range(7)), 5)])
 def test_what_cannot_be_read_is_named_and_after_five_the_storage_is_not_asked_again(
     indices: list[int], num_told: int, run_of_seven: tuple[Plan, RunLayout], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, layout = run_of_seven
     with monkeypatch.context() as patch:
-        patch.setattr(files, "storage", Unreadable(layout, indices))
+        ends = tuple(f"{at:05d}.parquet" for at in indices)
+        patch.setattr(files, "storage", Failing(ends, system_error(errno.EIO)))
         with pytest.raises(EnvironmentFault) as caught:
             gather(plan, layout, replace(AT_ONCE, gather_threads=1))
     told = ", ".join(
@@ -131,13 +117,18 @@ def test_a_number_that_is_none_is_found_in_whatever_block(
         gather(plan, layout, AT_ONCE)
 
 
-def test_a_device_whose_canary_is_off_is_named_and_its_output_withdrawn(run_of_seven: tuple[Plan, RunLayout]) -> None:
-    plan, layout = run_of_seven
-    marker = read_marker(layout.outputs, "shard-00005")
+def canary_of(layout: RunLayout, index: int, factor: float) -> str:
+    """That of a shard, so many times as long."""
+    marker = read_marker(layout.outputs, f"shard-{index:05d}")
     assert marker is not None
     vector = decode(marker.facts.canary)
     assert vector is not None
-    change(layout, 5, canary=encode((2 * vector).astype(np.float32)), device="cuda:3 (A100)", process="node7:99")
+    return encode((factor * vector).astype(np.float32))
+
+
+def test_a_device_whose_canary_is_off_is_named_and_its_output_withdrawn(run_of_seven: tuple[Plan, RunLayout]) -> None:
+    plan, layout = run_of_seven
+    change(layout, 5, canary=canary_of(layout, 5, 2), device="cuda:3 (A100)", process="node7:99")
     with pytest.raises(Incomplete) as caught:
         gather(plan, layout, AT_ONCE)
     why = "is withdrawn: cuda:3 (A100) of node7:99 computes wrongly, its canary is 100% off"
@@ -148,29 +139,8 @@ def test_a_device_whose_canary_is_off_is_named_and_its_output_withdrawn(run_of_s
 
 def test_canaries_of_two_precisions_are_not_compared(run_of_seven: tuple[Plan, RunLayout]) -> None:
     plan, layout = run_of_seven
-    marker = read_marker(layout.outputs, "shard-00005")
-    assert marker is not None
-    vector = decode(marker.facts.canary)
-    assert vector is not None
-    change(layout, 5, canary=encode((1.01 * vector).astype(np.float32)), precision="bf16")
+    change(layout, 5, canary=canary_of(layout, 5, 1.01), precision="bf16")
     assert gather(plan, layout, replace(AT_ONCE, mixed_precision=True)).precision == "bf16,fp32"
-
-
-class Counted:
-    """In the place of the progress that gather shows."""
-
-    def __init__(self) -> None:
-        self.shown: list[tuple[str, int | None, str]] = []
-        self.amounts: list[int] = []
-
-    @contextmanager
-    def counting(self, label: str, total: int | None, unit: str) -> Iterator[Counted]:
-        self.shown.append((label, total, unit))
-        self.amounts.append(0)
-        yield self
-
-    def advance(self, amount: int, note: str = "") -> None:
-        self.amounts[-1] += amount
 
 
 def test_progress_counts_every_shard_and_every_record(

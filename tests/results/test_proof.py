@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import errno
-import os
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,25 +22,9 @@ from hpc_embed.run.markers import is_done, record_failure
 from hpc_embed.run.pieces import Pieces
 from hpc_embed.run.plan import Plan
 from hpc_embed.run.storage import Storage
+from tests.fakes import Failing, system_error
 
 AT_ONCE = GatherSettings(wait_seconds=0)
-
-
-class Failing(Storage):
-    """Readings of files with this end fail so many times."""
-
-    def __init__(self, end: str, make: Callable[[Path], BaseException], times: int = 10**9) -> None:
-        self.end, self.make, self.times = end, make, times
-
-    def open_to_read(self, path: Path) -> BinaryIO:
-        if path.name.endswith(self.end) and self.times > 0:
-            self.times -= 1
-            raise self.make(path)
-        return super().open_to_read(path)
-
-
-def system_error(number: int) -> Callable[[Path], BaseException]:
-    return lambda path: OSError(number, os.strerror(number), str(path))
 
 
 FAULTS = {

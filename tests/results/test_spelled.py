@@ -106,7 +106,10 @@ POOLINGS = ["per_token", "mean", "per_token,mean", "per_token,max", "mean,per_wi
 
 
 @pytest.fixture(params=POOLINGS, ids=lambda pooling: pooling.replace("_", " "))
-def run(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Plan, RunLayout]:
+def run(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Plan, RunLayout]:
+    """The dataset will be of row groups of two rows, and its index of two entries at a time."""
+    monkeypatch.setattr("hpc_embed.results.parts.ROW_GROUP_ROWS", 2)
+    monkeypatch.setattr("hpc_embed.results.index.ENTRIES_IN_MEMORY", 2)
     return spelled_run(tmp_path, request.param)
 
 
@@ -156,10 +159,9 @@ def same(found: object, expected: object, tolerance: float) -> bool:
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_every_cell_is_what_the_windows_spell(
-    dtype: Literal["float32", "float16"], run: tuple[Plan, RunLayout], monkeypatch: pytest.MonkeyPatch
+    dtype: Literal["float32", "float16"], run: tuple[Plan, RunLayout]
 ) -> None:
     plan, layout = run
-    monkeypatch.setattr("hpc_embed.results.parts.ROW_GROUP_ROWS", 2)
     gathered = gather(plan, layout, GatherSettings(wait_seconds=0, dtype=dtype))
     table, expected = pq.read_table(layout.dataset), foretold(plan)
     assert table.num_rows == len(expected)
@@ -173,12 +175,8 @@ def test_every_cell_is_what_the_windows_spell(
 
 
 @pytest.mark.parametrize("form", ["parts", "shards"])
-def test_who_reads_the_dataset_finds_the_same(
-    form: Literal["parts", "shards"], run: tuple[Plan, RunLayout], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_reads_the_dataset_finds_the_same(form: Literal["parts", "shards"], run: tuple[Plan, RunLayout]) -> None:
     plan, layout = run
-    monkeypatch.setattr("hpc_embed.results.index.ENTRIES_IN_MEMORY", 2)
-    monkeypatch.setattr("hpc_embed.results.parts.ROW_GROUP_ROWS", 2)
     gather(plan, layout, GatherSettings(wait_seconds=0, layout=form))
     dataset, expected = open_dataset(layout.root), foretold(plan)
     assert len(dataset) == len(expected)

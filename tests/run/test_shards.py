@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -15,22 +14,9 @@ import pytest
 from hpc_embed.errors import EnvironmentFault, RunConflict
 from hpc_embed.run import faults, files
 from hpc_embed.run.shards import SCHEMA, read_shard, write_shard
-from hpc_embed.run.storage import Storage
+from tests.fakes import Failing, system_error
 
 WINDOWS, SEQUENCES = np.array([3, 8, 11]), [b"MKV", b"", b"WYVT"]
-
-
-class Failing(Storage):
-    """Fails to open so many times."""
-
-    def __init__(self, error: BaseException, times: int) -> None:
-        self.error, self.times = error, times
-
-    def open_to_read(self, path: Path) -> BinaryIO:
-        self.times -= 1
-        if self.times >= 0:
-            raise self.error
-        return super().open_to_read(path)
 
 
 @pytest.fixture(autouse=True)
@@ -87,9 +73,9 @@ def test_a_file_that_is_not_there_is_told_as_such(tmp_path: Path) -> None:
 def test_a_fault_that_passes_is_waited_out_and_one_that_stays_is_told_as_the_storage_s(
     error: BaseException, shard: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "storage", Failing(error, 2))
+    monkeypatch.setattr(files, "storage", Failing("shard", lambda path: error, 2))
     assert read_shard(shard).sequences_N == SEQUENCES
-    monkeypatch.setattr(files, "storage", Failing(error, 3))
+    monkeypatch.setattr(files, "storage", Failing("shard", lambda path: error, 3))
     with pytest.raises(EnvironmentFault, match="shard: cannot be read or written"):
         read_shard(shard)
 
@@ -97,7 +83,7 @@ def test_a_fault_that_passes_is_waited_out_and_one_that_stays_is_told_as_the_sto
 def test_another_fault_of_the_system_says_nothing_about_the_content(
     shard: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "storage", Failing(OSError(errno.ELOOP, os.strerror(errno.ELOOP)), 1))
+    monkeypatch.setattr(files, "storage", Failing("shard", system_error(errno.ELOOP), 1))
     with pytest.raises(OSError, match="symbolic links") as caught:
         read_shard(shard)
     assert caught.value.errno == errno.ELOOP
