@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 import traceback
 from collections.abc import Sequence
@@ -55,14 +56,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("hpc-embed: interrupted; finished work is kept.", file=sys.stderr)
         return Interrupted.exit_code
-    except BrokenPipeError:  # `hpc-embed models | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except PermissionError as error:
         _show_traceback()
         print(f"hpc-embed: {no_permission(error)}", file=sys.stderr)
         return EnvironmentFault.exit_code
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
         _show_traceback()
         if is_full_disk(error):
             place = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
@@ -78,6 +79,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
+
+
+def _nobody_reads() -> bool:
+    """True where what is printed goes to a pipe whose reader has gone: `hpc-embed models | head`."""
+    look = select.poll()
+    try:
+        look.register(sys.stdout, 0)
+    except (TypeError, ValueError):  # no file
+        return False
+    return bool(look.poll(0))
 
 
 def _dispatch(arguments: list[str]) -> int:

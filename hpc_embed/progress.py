@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -118,7 +118,7 @@ class Lines:
         self.done += amount
         if time.monotonic() - self.printed >= SECONDS_BETWEEN_LINES:
             self.printed = time.monotonic()
-            print(self._line(note), file=sys.stderr, flush=True)
+            _say(self._line(note))
 
     def _line(self, note: str) -> str:
         seconds = time.monotonic() - self.started
@@ -144,7 +144,12 @@ def be_quiet(is_on: bool) -> None:
 def note(text: str) -> None:
     """One line of news on standard error."""
     if not _Quiet.is_on:
-        print(fitted(text, sys.stderr), file=sys.stderr, flush=True)
+        _say(fitted(text, sys.stderr))
+
+
+def _say(line: str) -> None:
+    with suppress(BrokenPipeError):  # `2>&1 | head`: nobody reads, and the work goes on
+        print(line, file=sys.stderr, flush=True)
 
 
 def shows_bars() -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from hpc_embed import cli
 from hpc_embed.catalogue import COMMANDS, Command, find_command
 from hpc_embed.cli import make_parser
 from tests.conftest import Run
@@ -119,6 +123,28 @@ def test_a_closed_pipe_is_no_error(fasta: Path) -> None:
     command = f"{sys.executable} -m hpc_embed models | head -1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_run_whose_news_nobody_reads_goes_on_to_its_end(fasta: Path, tmp_path: Path) -> None:
+    command = f"{sys.executable} -m hpc_embed local {fasta} --run-dir {tmp_path}/run 2>&1 | true"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "run" / "dataset.json").exists()
+
+
+@pytest.mark.parametrize("to", ["a reader", "a file", "no file"])
+def test_another_closed_pipe_is_not_taken_for_success(
+    to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def break_off(*_: object) -> int:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    reading, writing = os.pipe()
+    with os.fdopen(reading), os.fdopen(writing, "w") as pipe, (tmp_path / "out").open("w") as file:
+        monkeypatch.setattr(sys, "stdout", {"a reader": pipe, "a file": file, "no file": io.StringIO()}[to])
+        monkeypatch.setattr(cli, "run_command", break_off)
+        assert cli.main(["models"]) == 5
+    assert capsys.readouterr().err.startswith("hpc-embed: Broken pipe.")
 
 
 def test_a_traceback_comes_on_request_only(run: Run, tmp_path: Path) -> None:

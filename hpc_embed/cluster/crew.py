@@ -110,14 +110,29 @@ class Crew:
         return CrewResult(self._finished, self._failed)
 
     def _start(self, place: Place) -> _Member:
-        with no_main(), signals_held([signal.SIGUSR2]):  # it reaches the group, and kills what is still starting
-            todo: multiprocessing.Queue[Path | None] = self._context.Queue()
-            events: multiprocessing.Queue[Event] = self._context.Queue()
-            process = self._context.Process(
-                target=work, args=(self._assignment, place, todo, events), name=f"hpc-embed worker {place.device}"
-            )
-            process.start()
+        while True:
+            try:
+                with no_main(), signals_held([signal.SIGUSR2]):  # it reaches the group, and kills what still starts
+                    return self._started(place)
+            except BrokenPipeError:  # the next try has another tracker
+                self._count_false_start(place, "Python's resource tracker was killed")
+
+    def _started(self, place: Place) -> _Member:
+        todo: multiprocessing.Queue[Path | None] = self._context.Queue()
+        events: multiprocessing.Queue[Event] = self._context.Queue()
+        process = self._context.Process(
+            target=work, args=(self._assignment, place, todo, events), name=f"hpc-embed worker {place.device}"
+        )
+        process.start()
         return _Member(place, process, todo, events)
+
+    def _count_false_start(self, place: Place, reason: str) -> None:
+        """EnvironmentFault where there are too many."""
+        self._false_starts += 1
+        if self._false_starts >= self._max_tries:
+            raise EnvironmentFault(
+                f"workers on {place.device} end before they are ready ({reason}).", remedy="Try `hpc-embed doctor`."
+            )
 
     def _feed(self, member: _Member, waiting: deque[Path]) -> None:
         ahead = SHARDS_AHEAD if len(waiting) > len(self._members) else 1
@@ -189,12 +204,7 @@ class Crew:
         if fault and fault.exit_code != 1:
             raise EnvironmentFault(fault.reason)
         if not member.is_ready:
-            self._false_starts += 1
-            if self._false_starts >= self._max_tries:
-                raise EnvironmentFault(
-                    f"workers on {member.place.device} end before they are ready ({reason}).",
-                    remedy="Try `hpc-embed doctor`.",
-                )
+            self._count_false_start(member.place, reason)
         note(f"worker on {member.place.device} ended: {reason}")
         if fault and os.environ.get("HPC_EMBED_TRACEBACK"):
             note(fault.traceback)

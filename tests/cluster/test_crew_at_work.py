@@ -389,6 +389,26 @@ def test_workers_that_end_before_they_are_ready_are_bounded(
     assert [num_tries(tmp_path, index) for index in range(3)] == [0, 0, 0]
 
 
+@pytest.mark.parametrize(("num_deaths", "max_tries"), [(1, 2), (2, 3), (1, 1), (2, 2)])
+def test_a_killed_resource_tracker_of_python_counts_as_a_false_start(
+    num_deaths: int, max_tries: int, stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breaks = iter([True] * num_deaths)
+
+    def make_queue() -> Pipe:
+        if next(breaks, False):
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+        return Pipe()
+
+    monkeypatch.setattr(stage, "Queue", make_queue)
+    if num_deaths < max_tries:
+        assert run(tmp_path, 3, max_tries=max_tries) == (names(0, 1, 2), {})
+    else:
+        with pytest.raises(EnvironmentFault, match=r"before they are ready \(Python's resource tracker was killed"):
+            run(tmp_path, 3, max_tries=max_tries)
+        assert not stage.processes
+
+
 # ---- signals
 
 
