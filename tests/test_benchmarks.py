@@ -7,13 +7,16 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from benchmarks import gpu, gpu_models, measuring
+from benchmarks import accuracy, gpu, gpu_models, measuring
 from benchmarks.proteins_cpu import FASTA
+from hpc_embed.engine import processor
 from hpc_embed.registry import find_model
 from tests.conftest import REPOSITORY
 
@@ -72,6 +75,26 @@ def test_the_protein_benchmark_compares_the_ways_it_names(globins: Path) -> None
     assert figures["esm2_t6_8M: hpc-embed, FP32: padding efficiency"] == (1.0, "")
     assert figures["esm2_t6_8M: hpc-embed, BF16 over hpc-embed, FP32"][1] == "times"
     assert figures["esm2_t6_8M: transformers, one at a time: tokens"][1] == "tokens/s"
+
+
+def test_the_accuracy_benchmark_finds_ours_beside_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    windows = [np.array([0, *[5, 6, 7] * 30, 2]), np.array([0, 5, 2])]
+    monkeypatch.setattr(accuracy, "windows_of", lambda model: windows)
+    monkeypatch.setattr(measuring, "in_fresh_process", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(accuracy, "held_to", lambda name: nullcontext())  # torch has made its choice in this process
+    try:
+        found = accuracy.answer(("esm2_t6_8M",))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert len(found.figures) == len({"avx2", "avx512f"} & processor.flags())
+    assert all(0.1 < figure.value < 10 for figure in found.figures)
+
+
+def test_a_process_is_held_to_its_instructions_and_the_next_is_not() -> None:
+    before = dict(os.environ)
+    with accuracy.held_to("avx2"):
+        assert os.environ["ATEN_CPU_CAPABILITY"] == "avx2"
+    assert os.environ == before
 
 
 def test_the_reading_benchmark_reads_what_it_made() -> None:

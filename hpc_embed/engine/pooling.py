@@ -1,4 +1,4 @@
-"""Hidden states to one vector per window, in float32.
+"""Hidden states to one vector per window, in float32, summed in float64.
 
 Each window is reduced over its own rows in their order, so that its vector cannot depend on its batch mates.
 """
@@ -39,13 +39,13 @@ def pool(
 
 def mean(hidden_TD: Tensor, batch: PackedBatch, lengths_B: Tensor) -> Tensor:
     """Over residues: the special tokens at either end of each window do not count."""
-    sums_BD = _segment("sum", hidden_TD.masked_fill(_is_special(batch), 0.0), lengths_B)
-    return sums_BD / (lengths_B - batch.special.total).clamp_min(1)[:, None]
+    sums_BD = _sums(hidden_TD.masked_fill(_is_special(batch), 0.0), lengths_B)
+    return (sums_BD / (lengths_B - batch.special.total).clamp_min(1)[:, None]).float()
 
 
 def mean_with_special(hidden_TD: Tensor, batch: PackedBatch, lengths_B: Tensor) -> Tensor:
     """Over every token."""
-    return _segment("sum", hidden_TD, lengths_B) / lengths_B[:, None]
+    return (_sums(hidden_TD, lengths_B) / lengths_B[:, None]).float()
 
 
 def cls(hidden_TD: Tensor, batch: PackedBatch, lengths_B: Tensor) -> Tensor:
@@ -85,7 +85,15 @@ POOLINGS: dict[str, Callable[[Tensor, PackedBatch, Tensor], Tensor]] = {
     "max": maximum,
     PER_TOKEN: per_token,
 }
+COLUMNS_AT_ONCE = 256
+"""So that no copy of all states in float64 is needed."""
 WITHOUT_SPECIAL = ("mean", "max", PER_TOKEN)
+
+
+def _sums(hidden_TD: Tensor, lengths_B: Tensor) -> Tensor:
+    """In float64: one after the other in float32, a thousand rows lose as many bits as all layers together."""
+    parts = torch.split(hidden_TD, COLUMNS_AT_ONCE, dim=1)
+    return torch.cat([_segment("sum", part.double(), lengths_B) for part in parts], dim=1)
 
 
 def _segment(reduce: str, hidden_TD: Tensor, lengths_B: Tensor) -> Tensor:

@@ -127,6 +127,17 @@ def test_kernel_keeps_to_the_softmax_where_scores_are_extreme(level: int, shift:
     assert (ours - oracle(qkv, lengths, "plain")).abs().max() <= 1e-3
 
 
+@pytest.mark.parametrize("level", [level for level in LEVELS if level < 3], ids=lambda level: kernel.LEVELS[level])
+def test_kernel_loses_nothing_over_thousands_of_keys(level: int) -> None:
+    """Values of one sign, whose sums grow: added up one by one, their last bits would go."""
+    lengths = [4000]
+    qkv = packed(lengths)
+    qkv[:, 2].abs_()
+    exact = oracle(qkv, lengths, "plain")
+    ours = kernel.attend(qkv, None, make_batch(random_tokens(lengths), CPU), None, level)
+    assert (ours - exact).norm() <= 2e-7 * exact.norm()
+
+
 @pytest.mark.parametrize("name", CPU_BACK_ENDS)
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
 @pytest.mark.parametrize("kind", ["rotary", "alibi", "table"])

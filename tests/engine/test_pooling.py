@@ -57,6 +57,15 @@ def test_bf16_states_are_summed_in_float32() -> None:
     assert vectors.item() == pytest.approx(1.0078125, rel=1e-6)
 
 
+@pytest.mark.parametrize("name", ["mean", "mean_with_special"])
+def test_a_mean_loses_nothing_over_thousands_of_rows(name: str) -> None:
+    """But the rounding of the result, in columns on either side of those that are summed at once."""
+    hidden_TD = 1 + torch.rand(5000, 300, generator=torch.Generator().manual_seed(0))
+    vectors, _ = pool(name, hidden_TD, make_batch([np.arange(5000)], CPU))
+    rows = hidden_TD[1:-1] if name == "mean" else hidden_TD
+    assert torch.equal(vectors[0], rows.double().mean(0).float())
+
+
 def test_large_states_do_not_overflow() -> None:
     batch = make_batch([np.arange(102)], CPU)
     vectors, _ = pool("mean", torch.full((102, 2), 60_000.0, dtype=torch.float16), batch)

@@ -12,9 +12,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from hpc_embed.catalogue import find_command
+from hpc_embed.cli import make_parser
 from hpc_embed.run import faults
 from hpc_embed.sequences.fasta import read_fasta
-from tests.fuzz.parsers import CONFIG, NAMES, Parser, parsers
+from tests.fuzz.parsers import CONFIG, NAMES, Parser, copied_parser, parsers
 
 CASES = int(os.environ.get("HPC_EMBED_FUZZ_CASES", "40"))
 TOKENS = [
@@ -86,6 +88,13 @@ def fuzz(read: Callable[[bytes], None], contents: st.SearchStrategy[bytes]) -> N
 
 def test_every_reader_is_fuzzed(readers: dict[str, Parser]) -> None:
     assert sorted(readers) == sorted(NAMES)
+
+
+def test_acopied_parser_parser_is_as_new_after_a_settings_file(readers: dict[str, Parser]) -> None:
+    command = find_command("plan")
+    for content in (b"num_shards: 7\nfasta: [a, b]\n", readers["settings"].sample):
+        readers["settings"].read(content)
+        assert copied_parser(command).get_defaults() == make_parser(command).get_defaults()
 
 
 def test_a_megabyte_on_one_line_and_a_gzip_bomb_of_short_records_are_read(tmp_path: Path) -> None:

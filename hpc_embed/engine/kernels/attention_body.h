@@ -80,16 +80,19 @@ INLINE void LOCAL(scores)(const ELEMENT *keys, const ELEMENT *queries, int steps
         }
 }
 
-/* KR rows of O += V' P over `count` keys, or pairs of keys. */
-INLINE void LOCAL(gather)(const ELEMENT *values, int dim, const ELEMENT *P, int count, float *O) {
+/* KR rows of O = O shrink + V' P over `count` keys, or pairs of keys: a block is summed by itself first, since one sum
+ * over thousands of keys would lose as many bits as all layers together. */
+INLINE void LOCAL(gather)(const ELEMENT *values, int dim, const ELEMENT *P, int count, float *O, const VF shrink[2]) {
     VF sum[KR][2];
-    for (int k = 0; k < KR; k++)
-        for (int v = 0; v < 2; v++) sum[k][v] = *(VF *)(O + k * BQ + v * W);
+    for (int k = 0; k < KR; k++) sum[k][0] = sum[k][1] = (VF){};
     for (int j = 0; j < count; j++)
         for (int k = 0; k < KR; k++)
             for (int v = 0; v < 2; v++) sum[k][v] = LOCAL(dot)(sum[k][v], P + j * BQ + v * W, values[(int64_t)j * dim + k]);
     for (int k = 0; k < KR; k++)
-        for (int v = 0; v < 2; v++) *(VF *)(O + k * BQ + v * W) = sum[k][v];
+        for (int v = 0; v < 2; v++) {
+            VF *at = (VF *)(O + k * BQ + v * W);
+            *at = *at * shrink[v] + sum[k][v];
+        }
 }
 
 /* Scores to weights in place, a pair of keys to one row where products are of pairs; returns nothing lost: the
@@ -168,16 +171,15 @@ static void ATTEND(const Job *job, int64_t start, int64_t length, int h, void *k
             for (; j < count; j++)
                 LOCAL(scores)(keys + (at + j) * steps, Q, steps, 1, S + j * BQ, most, slope, table, job->reach,
                               first - at - j);
-            if (at)
-                for (int v = 0; v < 2; v++) {
-                    const VF shrink = LOCAL(exp2)(before[v] - most[v]);
-                    total[v] *= shrink;
-                    for (int k = 0; k < dim; k++) *(VF *)(O + k * BQ + v * W) *= shrink;
-                }
-            LOCAL(weights)(S, count, most, total);
+            VF shrink[2], sum[2] = {(VF){}, (VF){}};
+            LOCAL(weights)(S, count, most, sum);
+            for (int v = 0; v < 2; v++) {
+                shrink[v] = LOCAL(exp2)(before[v] - most[v]);
+                total[v] = total[v] * shrink[v] + sum[v];
+            }
             for (int k = 0; k < dim; k += KR)
                 LOCAL(gather)(values + at / keys_per_row * dim + k, dim, (ELEMENT *)S,
-                              (count + keys_per_row - 1) / keys_per_row, O + k * BQ);
+                              (count + keys_per_row - 1) / keys_per_row, O + k * BQ, shrink);
         }
         for (int v = 0; v < 2; v++) total[v] = 1.0f / total[v];
         for (int i = 0; i < num_queries; i++) {
