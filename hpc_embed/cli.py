@@ -48,35 +48,36 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         complete(COMMANDS, make_parser)
     try:
-        return _dispatch(arguments)
+        code = _dispatch(arguments)
+        print(end="", flush=True)  # here, where a reader that has gone is noticed
+        return code
     except HpcEmbedError as error:
         _show_traceback()
-        print(f"hpc-embed: {error}", file=sys.stderr)
+        progress.say(f"hpc-embed: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        print("hpc-embed: interrupted; finished work is kept.", file=sys.stderr)
+        progress.say("hpc-embed: interrupted; finished work is kept.")
         return Interrupted.exit_code
     except PermissionError as error:
         _show_traceback()
-        print(f"hpc-embed: {no_permission(error)}", file=sys.stderr)
+        progress.say(f"hpc-embed: {no_permission(error)}")
         return EnvironmentFault.exit_code
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            progress.let_go(sys.stdout)
             return 0
         _show_traceback()
         if is_full_disk(error):
             place = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
-            print(f"hpc-embed: {place}no space left. {FULL_DISK_REMEDY}", file=sys.stderr)
+            progress.say(f"hpc-embed: {place}no space left. {FULL_DISK_REMEDY}")
             return EnvironmentFault.exit_code
         if is_of_the_storage(error):
             place = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
-            print(f"hpc-embed: {place}{reason(error)}. The same command goes on once that is mended.", file=sys.stderr)
+            progress.say(f"hpc-embed: {place}{reason(error)}. The same command goes on once that is mended.")
             return EnvironmentFault.exit_code
-        print(
+        progress.say(
             f"hpc-embed: a bug: {type(error).__name__}: {error}. "
-            f"Set {TRACEBACK_VARIABLE}=1 for a traceback, and report it.",
-            file=sys.stderr,
+            f"Set {TRACEBACK_VARIABLE}=1 for a traceback, and report it."
         )
         return 1
 

@@ -6,9 +6,9 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TextIO
 
 from hpc_embed.screen import fitted
 from hpc_embed.units import format_seconds
@@ -118,7 +118,7 @@ class Lines:
         self.done += amount
         if time.monotonic() - self.printed >= SECONDS_BETWEEN_LINES:
             self.printed = time.monotonic()
-            _say(self._line(note))
+            say(self._line(note))
 
     def _line(self, note: str) -> str:
         seconds = time.monotonic() - self.started
@@ -144,12 +144,22 @@ def be_quiet(is_on: bool) -> None:
 def note(text: str) -> None:
     """One line of news on standard error."""
     if not _Quiet.is_on:
-        _say(fitted(text, sys.stderr))
+        say(fitted(text, sys.stderr))
 
 
-def _say(line: str) -> None:
-    with suppress(BrokenPipeError):  # `2>&1 | head`: nobody reads, and the work goes on
+def say(line: str) -> None:
+    """A line on standard error; where nobody reads it (`2>&1 | head`), the work goes on."""
+    try:
         print(line, file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        let_go(sys.stderr)
+
+
+def let_go(stream: TextIO) -> None:
+    """What is still to be written goes nowhere; Python would end with 120 over it."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def shows_bars() -> bool:
