@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from benchmarks import dna_cpu, measuring, proteins_cpu
 from benchmarks.measuring import Answer, Figure, Table, Windows
@@ -26,6 +27,7 @@ from hpc_embed.engine.encoder import Encoder
 from hpc_embed.engine.references import REFERENCES
 from hpc_embed.engine.weights import random_weights
 from hpc_embed.families import FAMILIES
+from hpc_embed.families.family import Family, Shape
 from hpc_embed.registry import find_model
 from hpc_embed.sequences.fasta import read_fasta
 
@@ -46,9 +48,10 @@ BAR = 2.0
 
 def answer(models: tuple[str, ...] = MODELS) -> Answer:
     """Measure every model at every instruction set that this processor has."""
-    rows, figures = [], []
+    rows, figures, lengths = [], [], []
     for model in models:
         windows = windows_of(model)
+        lengths.append(f"{model} {', '.join(str(len(window)) for window in windows)}")
         exact = measuring.in_fresh_process(reference, model, windows, torch.float64)
         for name in [name for name in HELD if name in processor.flags()]:
             with held_to(name):
@@ -57,12 +60,9 @@ def answer(models: tuple[str, ...] = MODELS) -> Answer:
             ratio = float((ours / theirs).max())
             rows.append([model, name, _range(ours), _range(theirs), f"{ratio:.2f}", "yes" if ratio <= BAR else "NO"])
             figures.append(Figure(f"{model}: {name}: distance from float64 over the reference's", ratio, "times"))
-    lengths = "tokens of a window: " + "; ".join(
-        f"{model} {', '.join(str(len(window)) for window in windows_of(model))}" for model in models
-    )
     headings = ("model", "instructions", "ours", "the reference in FP32", "largest ratio", f"at most {BAR:g}")
     title = f"distances from float64 on {processor.name()}"
-    return Answer([Table(title, headings, rows, lengths)], figures)
+    return Answer([Table(title, headings, rows, f"tokens of a window: {'; '.join(lengths)}")], figures)
 
 
 def windows_of(model: str) -> Windows:
@@ -75,9 +75,7 @@ def windows_of(model: str) -> Windows:
 
 def engine(model: str, windows: Windows) -> NDArray[np.float32]:
     """Ours, in this process."""
-    family, shape = FAMILIES[find_model(model).family], find_model(model).shape
-    assert shape is not None
-    tensors = random_weights(family, shape, seed=0)
+    family, shape, tensors = _parts(model)
     encoder = Encoder(family, shape, tensors, source="benchmark", device=dna_cpu.CPU, precision="fp32")
     embed = measuring.packed(encoder, "mean_with_special", shape.num_layers, dna_cpu.TOKEN_BUDGET, dna_cpu.CPU)
     return embed(windows)[0]
@@ -85,14 +83,19 @@ def engine(model: str, windows: Windows) -> NDArray[np.float32]:
 
 def reference(model: str, windows: Windows, dtype: torch.dtype) -> NDArray[np.float64]:
     """The family's, one window at a time, in this process."""
-    name, shape = find_model(model).family, find_model(model).shape
-    assert shape is not None
-    tensors = {key: tensor.to(dtype) for key, tensor in random_weights(FAMILIES[name], shape, seed=0).items()}
+    family, shape, tensors = _parts(model)
     torch.set_default_dtype(dtype)
-    arguments = {} if name == "dnabert" else {"dtype": dtype}
-    run = REFERENCES[name](shape, tensors, dna_cpu.CPU, **arguments)
+    arguments = {} if family.name == "dnabert" else {"dtype": dtype}
+    run = REFERENCES[family.name](shape, {key: t.to(dtype) for key, t in tensors.items()}, dna_cpu.CPU, **arguments)
     hidden = [run(torch.from_numpy(window[None].astype(np.int64)), -1, shape.num_layers)[0] for window in windows]
     return np.stack([each.mean(0).double().numpy() for each in hidden])
+
+
+def _parts(model: str) -> tuple[Family, Shape, dict[str, Tensor]]:
+    """With random weights, the same ones for every way."""
+    family, shape = FAMILIES[find_model(model).family], find_model(model).shape
+    assert shape is not None
+    return family, shape, random_weights(family, shape, seed=0)
 
 
 def distances(found: NDArray[np.floating], exact: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -101,16 +104,9 @@ def distances(found: NDArray[np.floating], exact: NDArray[np.float64]) -> NDArra
     return relative
 
 
-@contextmanager
-def held_to(name: str) -> Iterator[None]:
+def held_to(name: str) -> AbstractContextManager[object]:
     """Processes begun meanwhile use no more than these instructions."""
-    before = dict(os.environ)
-    os.environ.update(HELD[name])
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+    return patch.dict(os.environ, HELD[name])
 
 
 def _range(found: NDArray[np.float64]) -> str:

@@ -49,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         complete(COMMANDS, make_parser)
     try:
         code = _dispatch(arguments)
-        print(end="", flush=True)  # here, where a reader that has gone is noticed
+        with progress.read_or_not(sys.stdout):
+            print(end="", flush=True)
         return code
     except HpcEmbedError as error:
         _show_traceback()

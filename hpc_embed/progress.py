@@ -149,10 +149,17 @@ def note(text: str) -> None:
 
 def say(line: str) -> None:
     """A line on standard error; where nobody reads it (`2>&1 | head`), the work goes on."""
-    try:
+    with read_or_not(sys.stderr):
         print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def read_or_not(stream: TextIO) -> Iterator[None]:
+    """What is written meanwhile is dropped where nobody reads it, and so is what follows."""
+    try:
+        yield
     except BrokenPipeError:
-        let_go(sys.stderr)
+        let_go(stream)
 
 
 def let_go(stream: TextIO) -> None:

@@ -125,6 +125,19 @@ def test_a_closed_pipe_is_no_error(fasta: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_closed_pipe_does_not_hide_an_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find_damage(*_: object) -> int:
+        print("damaged")
+        return 6
+
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        monkeypatch.setattr(cli, "run_command", find_damage)
+        assert cli.main(["models"]) == 6
+
+
 def test_a_run_whose_news_nobody_reads_goes_on_to_its_end(fasta: Path, tmp_path: Path) -> None:
     command = f"{sys.executable} -m hpc_embed local {fasta} --run-dir {tmp_path}/run 2>&1 | true"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)

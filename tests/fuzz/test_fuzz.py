@@ -90,7 +90,7 @@ def test_every_reader_is_fuzzed(readers: dict[str, Parser]) -> None:
     assert sorted(readers) == sorted(NAMES)
 
 
-def test_acopied_parser_parser_is_as_new_after_a_settings_file(readers: dict[str, Parser]) -> None:
+def test_a_copied_parser_is_as_new_after_a_settings_file(readers: dict[str, Parser]) -> None:
     command = find_command("plan")
     for content in (b"num_shards: 7\nfasta: [a, b]\n", readers["settings"].sample):
         readers["settings"].read(content)

@@ -15,16 +15,13 @@ from hpc_embed.run.intake import Intake
 from hpc_embed.run.layout import RunLayout, shard_table_path, withdrawn_folder
 from hpc_embed.run.markers import digest_of_outputs
 from hpc_embed.run.outputs import Outputs, outputs_of
-from hpc_embed.run.plan import PLAN_FORMAT, Cost, Embedding, InputFile, Plan, Totals, fingerprint, read_plan
+from hpc_embed.run.plan import PLAN_FORMAT, Cost, Embedding, Plan, Totals, fingerprint, read_plan
 from hpc_embed.run.shard_table import ShardFacts
+from tests.planning.test_bookkeeping import EMBEDDING, INPUTS
 
 MODEL = ModelIdentity(
     name="esm2_t6_8M", registry_name="esm2_t6_8M", source="hub", revision="r", folder="f", digest="ab" * 32
 )
-EMBEDDING = Embedding(
-    pooling="mean", layer=6, precision="auto", on_long="window", max_residues=1022, on_invalid="unknown", case="upper"
-)
-INPUTS = tuple(InputFile(path="x", digest=digest, num_records=1, num_residues=2) for digest in ("d0", "d1"))
 PLAN = Plan(
     version="0",
     fingerprint="cd" * 32,

@@ -42,7 +42,7 @@ REASONS = (
     ),
     (r"ThreadPoolExecutor\(1(, .*?)\) as ", "what a thread is called: words for a person"),
     (r"shutdown\((wait=True, cancel_futures=True)\)", "how soon an end comes that is decided"),
-    (r"(//? \d(?: \* MEBIBYTE)?)\b", "a share of the memory: how much at once, not what"),
+    (r"memory(?:_bytes)? (//? \d(?: \* MEBIBYTE)?)\b", "a share of the memory: how much at once, not what"),
     (
         r"((?:compression|use_dictionary|write_statistics|row_group_size|data_page_size)=[^,(){}]+)",
         "how a file is laid out, which who reads it does not see",
