@@ -29,6 +29,8 @@ REQUIRED = "HPC_EMBED_REQUIRE_SLURM"
 """Set by continuous integration: there a missing Slurm is a failure and no reason to skip."""
 GROUP, ANNA, BEN = "hpce-lab", "hpce-anna", "hpce-ben"
 PYTHONPATH = f"{REPOSITORY}:{sysconfig.get_paths()['purelib']}"
+HELD = ("HPC_EMBED_MAX_CPU_ISA", "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS")
+"""What holds this process to an instruction set, and is to hold its jobs: their bits are compared with its own."""
 
 
 class Cluster:
@@ -206,6 +208,7 @@ def running_as(name: str, cluster: Cluster, folder: Path, python: str) -> Run:
         own(folder)
         umask = options.pop("umask", "022")
         environment: dict[str, str] = {"PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        environment |= {name: os.environ[name] for name in HELD if name in os.environ}
         environment |= {**cluster.env, **options.pop("env", {})}  # type: ignore[dict-item]
         words = [python, "-m", "hpc_embed", *map(str, arguments)]
         command = as_user(name, ["sh", "-c", f'umask {umask}; exec "$@"', "sh", *words], environment)
