@@ -1,10 +1,12 @@
-"""How far are FP32's vectors from those of float64, ours and the reference's own, at each instruction set?
+"""How far are FP32's vectors from those of float64, ours and the reference's own, at each instruction set? And how far
+BF16's and FP8's from FP32's?
 
     python -m benchmarks.accuracy [--models dnabert_s esm2_t6_8M esm2_t12_35M] [--json]
 
 Windows of all lengths up to the longest that people ask for: 9,000 bases of lambda for DNABERT-S, 1,022 residues for
 ESM-2. The reference goes one window at a time. A distance is |v - v64| / |v64| of a mean vector. Weights are random,
-of the true shape. Each way has a process to itself, held to its instruction set by the libraries' own variables.
+of the true shape. Each way has a process to itself, held to its instruction set by the libraries' own variables. FP8 is
+what a GPU's would be, its products in float32 of the numbers that were rounded to FP8.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ BAR = 2.0
 
 def answer(models: tuple[str, ...] = MODELS) -> Answer:
     """Measure every model at every instruction set that this processor has."""
-    rows, figures, lengths = [], [], []
+    rows, figures, lengths, rounded = [], [], [], []
     for model in models:
         windows = windows_of(model)
         lengths.append(f"{model} {', '.join(str(len(window)) for window in windows)}")
@@ -60,9 +62,22 @@ def answer(models: tuple[str, ...] = MODELS) -> Answer:
             ratio = float((ours / theirs).max())
             rows.append([model, name, _range(ours), _range(theirs), f"{ratio:.2f}", "yes" if ratio <= BAR else "NO"])
             figures.append(Figure(f"{model}: {name}: distance from float64 over the reference's", ratio, "times"))
+        in_float32 = measuring.in_fresh_process(engine, model, windows)
+        for precision in ("bf16", "fp8"):
+            found = measuring.in_fresh_process(engine, model, windows, precision)
+            distance = measuring.largest_distance(found, in_float32)
+            rounded.append([model, precision, f"{distance:.1e}", _range(distances(found, in_float32))])
+            figures.append(Figure(f"{model}: {precision}: 1 - cos from FP32", distance, ""))
     headings = ("model", "instructions", "ours", "the reference in FP32", "largest ratio", f"at most {BAR:g}")
     title = f"distances from float64 on {processor.name()}"
-    return Answer([Table(title, headings, rows, f"tokens of a window: {'; '.join(lengths)}")], figures)
+    beside_float32 = ("model", "precision", "largest 1 - cos", "distance")
+    return Answer(
+        [
+            Table(title, headings, rows, f"tokens of a window: {'; '.join(lengths)}"),
+            Table("distances from ours in FP32, same windows", beside_float32, rounded),
+        ],
+        figures,
+    )
 
 
 def windows_of(model: str) -> Windows:
@@ -73,10 +88,10 @@ def windows_of(model: str) -> Windows:
     return BpeTokenizer(untrained_bpe_json())([genome[:length] for length in BASES])
 
 
-def engine(model: str, windows: Windows) -> NDArray[np.float32]:
+def engine(model: str, windows: Windows, precision: str = "fp32") -> NDArray[np.float32]:
     """Ours, in this process."""
     family, shape, tensors = _parts(model)
-    encoder = Encoder(family, shape, tensors, source="benchmark", device=dna_cpu.CPU, precision="fp32")
+    encoder = Encoder(family, shape, tensors, source="benchmark", device=dna_cpu.CPU, precision=precision)
     embed = measuring.packed(encoder, "mean_with_special", shape.num_layers, dna_cpu.TOKEN_BUDGET, dna_cpu.CPU)
     return embed(windows)[0]
 
@@ -98,7 +113,7 @@ def _parts(model: str) -> tuple[Family, Shape, dict[str, Tensor]]:
     return family, shape, random_weights(family, shape, seed=0)
 
 
-def distances(found: NDArray[np.floating], exact: NDArray[np.float64]) -> NDArray[np.float64]:
+def distances(found: NDArray[np.floating], exact: NDArray[np.floating]) -> NDArray[np.float64]:
     """Of each row."""
     relative: NDArray[np.float64] = np.linalg.norm(found - exact, axis=1) / np.linalg.norm(exact, axis=1)
     return relative

@@ -40,7 +40,14 @@ from benchmarks.gpu_models import (
     synchronise,
 )
 from benchmarks.measuring import Answer, Figure, Table, Windows
-from hpc_embed.engine.device import MOST_TOKENS_CUDA, find_device, measure_token_budget, peak_bytes, reset_peak
+from hpc_embed.engine.device import (
+    MOST_TOKENS_CUDA,
+    find_device,
+    has_fp8,
+    measure_token_budget,
+    peak_bytes,
+    reset_peak,
+)
 from hpc_embed.engine.embedding import Encoder, embed_windows
 from hpc_embed.engine.fusion import why_plain
 from hpc_embed.engine.packing import pack
@@ -58,6 +65,8 @@ SMALL_MODELS = ("esm2_t6_8M", "esm2_t12_35M", "dnabert_s")
 BARS = {"esm2_t33_650M": 0.60, "esm2_t36_3B": 0.65, "dnabert_s": 0.45}
 """Share of the matmul peak that is wanted."""
 PROFILED_TOKENS = 65_536
+FP8_HIDDEN = 960
+"""Hidden size from which FP8 is looked at."""
 MEMORY_BARS = {"esm2_t6_8M": 0.60, "esm2_t12_35M": 0.60}
 """Share of the memory bound that is wanted where memory binds."""
 
@@ -108,6 +117,7 @@ def answer(
         encoder = encoder_of(model, tensors, device, "bf16")
         for way, timed in chain(
             time_ours(encoder, model, windows, device, seconds),
+            time_fp8(tensors, model, windows, device, seconds),
             time_theirs(model, shape, tensors, windows, device, seconds),
         ):
             row, more = _told(model, way, timed, lengths, peak, rate)
@@ -141,6 +151,16 @@ def time_ours(
         encoder.use_attention(back_end)
         budget = measure_token_budget(partial(_run_trial, encoder, model, device), device)
         yield f"hpc-embed, {back_end}, {budget:,} tokens", _time_ours(encoder, model, windows, budget, device, seconds)
+
+
+def time_fp8(
+    tensors: dict[str, torch.Tensor], model: Model, windows: Windows, device: torch.device, seconds: float
+) -> Iterator[tuple[str, Timed]]:
+    """Ours, its products in FP8, where the GPU has that and the model is large enough to be worth it."""
+    if has_fp8(device) and model.hidden >= FP8_HIDDEN:
+        encoder = encoder_of(model, tensors, device, "fp8")
+        budget = measure_token_budget(partial(_run_trial, encoder, model, device), device)
+        yield f"FP8, {budget:,} tokens", _time_ours(encoder, model, windows, budget, device, seconds)
 
 
 def time_theirs(

@@ -14,16 +14,19 @@ from numpy.typing import NDArray
 from benchmarks import measuring
 from benchmarks.gpu_models import encoder_of, random_windows, reference_of, shape_and_tensors, synchronise
 from benchmarks.measuring import Figure, Table, Windows
-from hpc_embed.engine.dense import Dense
-from hpc_embed.engine.device import free_bytes, is_out_of_memory
+from hpc_embed.engine.dense import FEWEST_ROWS, Dense
+from hpc_embed.engine.device import free_bytes, has_fp8, is_out_of_memory
 from hpc_embed.engine.embedding import Encoder, embed_windows
+from hpc_embed.engine.fp8 import Fp8Dense
 from hpc_embed.engine.transfers import to_host
 from hpc_embed.errors import in_one_line
 from hpc_embed.registry import Model, find_model
 from hpc_embed.workers.loop import BATCHES_IN_FLIGHT
+from hpc_embed.workers.verification import LARGEST_DISTANCE, precisions_of
 
 PARITY_LENGTHS = [3, 4, 17, 64, 65, 128, 129, 300, 511, 700, 1024]
-LARGEST_DISTANCE = 5e-5
+LARGEST_DISTANCE_OF_PROTEINS = 5e-5
+"""In BF16."""
 ROWS = (1, 3, 17, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 """Of a product, beside the same rows among MOST_ROWS."""
 MOST_ROWS = 65_536
@@ -42,9 +45,10 @@ def parity(names: Sequence[str], device: torch.device, longest: int) -> Table:
         reference, cut = reference_of(model, tensors, device), 1 if model.pooling == "mean" else 0
         expected = measuring.padded(reference, -1, model.num_layers, measuring.in_file_order(1), cut)
         vectors, _ = expected(windows)
-        for precision in ("fp32", "bf16"):
+        for precision in precisions_of(device):
             encoder = encoder_of(model, tensors, device, precision)
-            bound = 1e-6 if precision == "fp32" else 1e-4 if model.kind == "dna" else LARGEST_DISTANCE
+            is_narrow = precision == "bf16" and model.kind != "dna"
+            bound = LARGEST_DISTANCE_OF_PROTEINS if is_narrow else LARGEST_DISTANCE[precision]
             for back_end in encoder.attention_back_ends:
                 try:
                     found = _beside(encoder, back_end, model, windows, vectors, bound, device)
@@ -83,12 +87,18 @@ def products(names: Sequence[str], device: torch.device) -> Table:
         for columns_in, columns_out in ((hidden, 3 * hidden), (hidden, hidden), (hidden, inner), (inner, hidden)):
             weight = torch.randn(columns_out, columns_in, device=device) * columns_in**-0.5
             x = torch.randn(most, columns_in, device=device, dtype=torch.bfloat16)
-            dense = Dense(weight, weight[:, 0], device=device, dtype=torch.bfloat16)
-            whole = dense(x)
-            odd = [number for number in ROWS if number < most and not torch.equal(dense(x[:number]), whole[:number])]
-            rows.append([name, f"{columns_in} to {columns_out}", ", ".join(map(str, odd)) or "none"])
-    note = f"Looked at: {', '.join(map(str, ROWS))} rows, beside the same rows among {most:,}."
-    return Table("Rows at which a BF16 product's bits differ", ("model", "product", "rows"), rows, note)
+            for make in (Dense, Fp8Dense) if has_fp8(device) else (Dense,):
+                dense = make(weight, weight[:, 0], device=device, dtype=torch.bfloat16)
+                whole = dense(x)
+                looked_at = [at for at in ROWS if at < most and (make is Dense or at >= FEWEST_ROWS)]
+                odd = [number for number in looked_at if not torch.equal(dense(x[:number]), whole[:number])]
+                precision = "bf16" if make is Dense else "fp8"
+                rows.append([name, precision, f"{columns_in} to {columns_out}", ", ".join(map(str, odd)) or "none"])
+    note = (
+        f"Looked at: {', '.join(map(str, ROWS))} rows, beside the same rows among {most:,}; in FP8 from "
+        f"{FEWEST_ROWS} on, which is what batches are filled up to."
+    )
+    return Table("Rows at which a product's bits differ", ("model", "precision", "product", "rows"), rows, note)
 
 
 def invariance(names: Sequence[str], device: torch.device, batch_tokens: int) -> Table:
@@ -99,7 +109,7 @@ def invariance(names: Sequence[str], device: torch.device, batch_tokens: int) ->
         _, tensors = shape_and_tensors(model, device)
         (window,), others = random_windows(model, [300]), random_windows(model, [257] * (batch_tokens // 257))
         fronts = random_windows(model, list(OFFSETS if device.type == "cuda" else OFFSETS[::60]))
-        for precision in ("fp32", "bf16"):
+        for precision in precisions_of(device):
             encoder = encoder_of(model, tensors, device, precision)
             vector = partial(_last_vector, encoder, model, device)
             for back_end in encoder.attention_back_ends[:2]:

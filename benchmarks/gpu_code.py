@@ -33,6 +33,7 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from benchmarks import measuring
+from benchmarks.gpu import FP8_HIDDEN
 from benchmarks.gpu_models import lengths_of, random_windows
 from benchmarks.measuring import Answer, Figure, Table
 from hpc_embed.engine.batches import make_batch
@@ -55,8 +56,9 @@ MODELS = (
 )
 PROGRAMS = Path(triton.__file__).parent / "backends/nvidia/bin"
 TOKENS = 256
+FP8_CAPABILITY = 89
 CPU = torch.device("cpu")
-POINTERS = {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int32: "*i32"}
+POINTERS = {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int32: "*i32", torch.float8_e4m3fn: "*fp8e4nv"}
 NARROW = (".U8", ".S8", ".U16", ".S16")
 """Accesses of one or two bytes."""
 IN_PLACE = ("activate", "norm_parts")
@@ -103,7 +105,7 @@ class Code(NamedTuple):
     widths: dict[str, int]
 
 
-def launches(model: Model, capability: int) -> list[Launch]:
+def launches(model: Model, capability: int, precision: str = "bf16") -> list[Launch]:
     """Those of a model's first layer on such a GPU, its attention by Triton."""
     assert model.shape is not None
     family, shape = FAMILIES[model.family], replace(model.shape, num_layers=1)
@@ -117,8 +119,9 @@ def launches(model: Model, capability: int) -> list[Launch]:
     with ExitStack() as patches:
         patches.enter_context(mock.patch("hpc_embed.engine.dense.products", lambda *_: "torch"))
         patches.enter_context(mock.patch("hpc_embed.engine.dense._multiplies_in_float32", lambda *_: False))
-        encoder = Encoder(family, shape, random_weights(family, shape, 0), source="", device=CPU, precision="bf16")
+        encoder = Encoder(family, shape, random_weights(family, shape, 0), source="", device=CPU, precision=precision)
         encoder.use_attention("triton")
+        patches.enter_context(mock.patch("hpc_embed.engine.chains.quantised", TWINS["quantised"]))
         for module in ("layers", "norm", "rotary", "dense"):
             name = f"hpc_embed.engine.{module}.fused"
             patches.enter_context(mock.patch(name, lambda chain, _: TWINS[chain.__name__]))
@@ -197,7 +200,10 @@ def answer(models: list[str], capabilities: list[int]) -> Answer:
     for name in models:
         model = find_model(name)
         for capability in capabilities:
-            for launch in {launch.name: launch for launch in launches(model, capability)}.values():
+            noted = launches(model, capability)
+            if capability >= FP8_CAPABILITY and model.hidden >= FP8_HIDDEN:
+                noted += launches(model, capability, "fp8")
+            for launch in {launch.name: launch for launch in noted}.values():
                 code = compiled(launch, capability)
                 widths = ", ".join(f"{number} {width}" for width, number in sorted(code.widths.items()))
                 counts = [code.instructions, code.registers, code.spills, code.tensor_core, code.narrow]

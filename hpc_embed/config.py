@@ -7,7 +7,7 @@ from typing import Literal
 
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp8"]
 Device = Literal["b200", "h200", "h100", "a100", "l40s", "a40", "a10", "l4", "rtx4090", "v100", "t4", "cpu"]
 LongPolicy = Literal["window", "truncate", "skip", "error"]
 InvalidPolicy = Literal["error", "skip", "unknown"]
@@ -41,7 +41,8 @@ class PlanSettings:
     layer: int | str = -1
     """Layer whose hidden states are taken: 0 the embeddings, -1 the last; several, as -1,18,0, give a column each."""
     precision: Precision = "auto"
-    """auto: BF16 autocast on GPUs that have it, FP32 elsewhere."""
+    """auto: BF16 autocast on GPUs that have it, FP32 elsewhere. fp8, for large models on GPUs of capability 8.9 and
+    later: BF16 with the products in FP8, faster and less exact; see docs/vectors.md first."""
     on_long: LongPolicy = "window"
     """A record longer than the model's limit: split into windows, cut, left out, or refused."""
     max_residues: PositiveInt | None = None
@@ -99,7 +100,7 @@ class WorkSettings:
     retry_failed: bool = False
     """Try the shards again that were left aside."""
     force_precision: bool = False
-    """Run --precision bf16 also on a device without BF16 instructions, where FP32 is faster and more exact."""
+    """Run --precision bf16 or fp8 also on a device without instructions for it, where FP32 is faster and more exact."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,7 +59,10 @@ def test_the_kernels_of_a_gpu_spill_nothing_read_wide_and_use_tensor_cores() -> 
     figures = lines_of([sys.executable, "-m", "benchmarks.gpu_code", "--models", *models, "--json"])
     kernels = {tuple(name.split(":")[0].split()) for name in figures if " sm_" in name}
     assert {capability for _, _, capability in kernels} == {"sm_80", "sm_90", "sm_100"}
-    assert {kernel for _, kernel, _ in kernels} == {"attend", "rotate", "norm_sum", "norm_parts", "activate"}
+    assert {kernel for _, kernel, _ in kernels} == {
+        *("attend", "rotate", "norm_sum", "norm_parts", "activate", "quantise")
+    }
+    assert {capability for _, kernel, capability in kernels if kernel == "quantise"} == {"sm_90", "sm_100"}
     for place in kernels:
         name = " ".join(place)
         assert figures[f"{name}: spills"] == (0, ""), name
@@ -86,8 +89,11 @@ def test_the_accuracy_benchmark_finds_ours_beside_the_reference(monkeypatch: pyt
         found = accuracy.answer(("esm2_t6_8M",))
     finally:
         torch.set_default_dtype(torch.float32)
-    assert len(found.figures) == len({"avx2", "avx512f"} & processor.flags())
-    assert all(0.1 < figure.value < 10 for figure in found.figures)
+    from_float64, from_float32 = found.figures[:-2], {figure.name: figure.value for figure in found.figures[-2:]}
+    assert len(from_float64) == len({"avx2", "avx512f"} & processor.flags())
+    assert all(0.1 < figure.value < 10 for figure in from_float64)
+    assert 0 < from_float32["esm2_t6_8M: bf16: 1 - cos from FP32"] < 1e-4
+    assert 1e-4 < from_float32["esm2_t6_8M: fp8: 1 - cos from FP32"] < 1e-2
 
 
 def test_a_process_is_held_to_its_instructions_and_the_next_is_not() -> None:

@@ -30,9 +30,11 @@ def refuse_missing_packages(name: str) -> None:
 
 
 def refuse_slow_precision(settings: PlanSettings, work: WorkSettings, devices: Sequence[int | str]) -> None:
-    """EnvironmentFault for BF16 on a processor without it, unless it is insisted on."""
-    if settings.precision == "bf16" and devices[0] == CPU and not work.force_precision and not processor.has_bf16():
+    """EnvironmentFault for BF16 on a processor without it and for FP8 on any, unless it is insisted on."""
+    wanted = settings.precision
+    is_slow = wanted == "fp8" or (wanted == "bf16" and not processor.has_bf16())
+    if is_slow and devices[0] == CPU and not work.force_precision:
         raise EnvironmentFault(
-            f"--precision bf16: {processor.name()} has no BF16 instructions; FP32 is faster there, and more exact.",
+            f"--precision {wanted}: {processor.name()} {processor.WITHOUT[wanted]}.",
             remedy="Leave --precision out, or insist with --force-precision.",
         )

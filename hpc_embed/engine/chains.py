@@ -56,6 +56,17 @@ def norm_queries_keys(qkv_T3W: Tensor, weight_2W: Tensor, eps: float) -> Tensor:
     return qkv_T3W
 
 
+def quantised(x_RD: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows in FP8, and the power of two [R, 1] that each is to be multiplied with: their largest is 128 to 256."""
+    largest_R1 = x_RD.abs().amax(1, keepdim=True).float()
+    power_R1 = largest_R1.view(torch.int32).bitwise_and(EXPONENT).view(torch.float32).clamp(min=2.0**-100)
+    return (x_RD.float() * (128 / power_R1)).to(torch.float8_e4m3fn), power_R1 / 128
+
+
+EXPONENT = 0x7F800000
+"""The bits of a float32 that are those of the power of two in it."""
+
+
 def activated(x_TF: Tensor, activation: Activation) -> Tensor:
     """The element-wise function between two products."""
     return ACTIVATIONS[activation](x_TF)

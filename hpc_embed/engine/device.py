@@ -16,8 +16,8 @@ from hpc_embed.errors import EnvironmentFault
 from hpc_embed.memory import keep_all_freed_memory
 from hpc_embed.units import format_bytes
 
-AMPERE = 8
-"""Compute capability from which BF16 is in the hardware."""
+AMPERE, ADA = 8, (8, 9)
+"""Compute capability from which BF16 is in the hardware, and FP8."""
 SHARE_OF_MEMORY = 0.8
 MOST_TOKENS_CUDA = 131_072
 MOST_TOKENS_CPU = 4_096
@@ -98,16 +98,23 @@ def has_bf16(device: torch.device) -> bool:
     return processor.has_bf16()
 
 
-def choose_precision(wanted: str, device: torch.device, *, force: bool = False) -> str:
-    """fp32 or bf16: `auto` is BF16 on GPUs that have it and FP32 elsewhere.
+def has_fp8(device: torch.device) -> bool:
+    """True where the hardware multiplies FP8 and torch scales each row by itself; AMD's FP8 is another one."""
+    is_nvidia = device.type == "cuda" and not torch.version.hip
+    return is_nvidia and torch.cuda.get_device_capability(device) >= ADA and hasattr(torch, "_scaled_mm")
 
-    Raises EnvironmentFault for BF16 on a device without it, unless `force` says that it is meant.
+
+def choose_precision(wanted: str, device: torch.device, *, force: bool = False) -> str:
+    """fp32, bf16 or fp8: `auto` is BF16 on GPUs that have it and FP32 elsewhere.
+
+    Raises EnvironmentFault for a precision that a device does not have, unless `force` says that it is meant.
     """
     if wanted == "auto":
         return "bf16" if device.type == "cuda" and has_bf16(device) else "fp32"
-    if wanted == "bf16" and not force and not has_bf16(device):
+    is_slow = (wanted == "bf16" and not has_bf16(device)) or (wanted == "fp8" and not has_fp8(device))
+    if is_slow and not force:
         raise EnvironmentFault(
-            f"--precision bf16: {describe(device)} has no BF16 instructions; FP32 is faster there, and more exact.",
+            f"--precision {wanted}: {describe(device)} {processor.WITHOUT[wanted]}.",
             remedy="Plan with --precision auto or fp32 into another --run-dir, or insist with --force-precision.",
         )
     return wanted

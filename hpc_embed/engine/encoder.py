@@ -1,7 +1,7 @@
 """An encoder over packed rows, in plain torch, as its family's table says.
 
 The residual stream, norms, rotary tables and attention's result are float32; in BF16 the dense layers alone run in
-BF16, their weights cast once.
+BF16, their weights cast once; in FP8 these multiply in FP8.
 """
 
 # T = packed tokens, D = hidden, H = heads, K = head dimension, W = H * K, F = feed-forward, V = vocabulary
@@ -18,7 +18,7 @@ from hpc_embed.engine.attention import available_back_ends, make_attention, why_
 from hpc_embed.engine.batches import PackedBatch
 from hpc_embed.engine.exactness import sum_in_one_order
 from hpc_embed.engine.fusion import why_plain
-from hpc_embed.engine.layers import Assembly, Layer
+from hpc_embed.engine.layers import Assembly, Layer, dtype_of
 from hpc_embed.engine.rotary import Rotary
 from hpc_embed.families.family import Family, Shape
 
@@ -39,10 +39,10 @@ class Encoder:
         """Take the weights by their published names; EnvironmentFault names what is missing or misshapen."""
         self.family, self.shape = family, shape
         self._device = device
-        self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        if device.type == "cuda" and precision == "bf16":
+        self._dtype = dtype_of(precision)
+        if device.type == "cuda" and self._dtype == torch.bfloat16:
             sum_in_one_order(device)
-        assembly = Assembly(family, shape, tensors, source, device, self._dtype)
+        assembly = Assembly(family, shape, tensors, source, device, precision)
         self._embeddings_VD, self._embedding_norm = assembly.embeddings(), assembly.embedding_norm()
         self._layers = [assembly.layer(index) for index in range(shape.num_layers)]
         self._inverse_frequencies = assembly.inverse_frequencies()

@@ -16,6 +16,7 @@ import triton
 from torch import Tensor
 
 from hpc_embed.engine import chains
+from hpc_embed.engine.device import has_fp8
 from hpc_embed.engine.kernels import chains as kernels
 from hpc_embed.families.family import Activation
 
@@ -96,6 +97,19 @@ def norm_queries_keys(qkv_T3W: Tensor, weight_2W: Tensor, eps: float) -> Tensor:
     return qkv_T3W
 
 
+def quantised(x_RD: Tensor) -> tuple[Tensor, Tensor]:
+    """chains.quantised."""
+    assert x_RD.is_contiguous()
+    num_rows, width = x_RD.shape
+    rounded_RD = torch.empty(x_RD.shape, dtype=torch.float8_e4m3fn, device=x_RD.device)
+    scale_R1 = torch.empty((num_rows, 1), dtype=torch.float32, device=x_RD.device)
+    padded, rows, warps = _tile_of(width)
+    kernels.quantise[(triton.cdiv(num_rows, rows),)](
+        *(x_RD, rounded_RD, scale_R1, num_rows), D=width, PADDED=padded, ROWS=rows, num_warps=warps
+    )
+    return rounded_RD, scale_R1
+
+
 def activated(x_TF: Tensor, activation: Activation) -> Tensor:
     """chains.activated, written over its argument."""
     return _activate(x_TF, x_TF, activation)
@@ -116,7 +130,8 @@ def _activate(x_TF: Tensor, gated_TF: Tensor, activation: Activation) -> Tensor:
 
 
 TWINS: dict[str, Callable[..., Any]] = {
-    function.__name__: function for function in (rotate, add_norm, norm_of_sum, norm_queries_keys, activated, gate)
+    function.__name__: function
+    for function in (rotate, add_norm, norm_of_sum, norm_queries_keys, quantised, activated, gate)
 }
 """By the names of the plain ones."""
 
@@ -143,6 +158,8 @@ def differing() -> str | None:
             "gate": (out_TD, random(70, 96, dtype=dtype)),
             "activated": (out_TD, "gelu"),
         }
+        if has_fp8(torch.device("cuda")):
+            given["quantised"] = (out_TD,)
         for name, arguments in given.items():
             plain = as_one(getattr(chains, name)(*copied(arguments)))
             ours = as_one(TWINS[name](*arguments))

@@ -10,13 +10,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hpc_embed.engine import chains
+from hpc_embed.engine import chains, fp8
 from hpc_embed.engine.biases import Alibi, Bias, DistanceTable, alibi_slopes, bucket_of_distances
 from hpc_embed.engine.dense import Dense
+from hpc_embed.engine.fp8 import Fp8Dense
 from hpc_embed.engine.fusion import fused
 from hpc_embed.engine.norm import Norm
 from hpc_embed.engine.weights import Weights, inverse_frequencies
 from hpc_embed.families.family import Activation, Family, Shape
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """What stands between the products; FP8 is within them alone."""
+    return torch.float32 if precision == "fp32" else torch.bfloat16
 
 
 class Layer(NamedTuple):
@@ -59,9 +65,10 @@ class Assembly:
         tensors: Mapping[str, Tensor],
         source: str,
         device: torch.device,
-        dtype: torch.dtype,
+        precision: str,
     ) -> None:
-        self._family, self._shape, self._device, self._dtype = family, shape, device, dtype
+        self._family, self._shape, self._device = family, shape, device
+        self._dtype, self._is_fp8 = dtype_of(precision), precision == "fp8"
         self._weights = Weights(family, shape, tensors, source)
         self._names = self._weights.names
         self.finish = self._weights.finish
@@ -152,4 +159,5 @@ class Assembly:
         return weight_ED, bias_E
 
     def _placed(self, weight_ED: Tensor, bias_E: Tensor | None) -> Dense:
-        return Dense(weight_ED, bias_E, device=self._device, dtype=self._dtype)
+        make = Fp8Dense if self._is_fp8 and fp8.takes(weight_ED) else Dense
+        return make(weight_ED, bias_E, device=self._device, dtype=self._dtype)

@@ -16,6 +16,13 @@ BEYOND: dict[str, tuple[str, ...]] = {
 MKL_ENABLE_INSTRUCTIONS."""
 
 
+WITHOUT = {
+    "bf16": "has no BF16 instructions; FP32 is faster there, and more exact",
+    "fp8": "has no FP8 (GPUs from capability 8.9 on do); it is computed in FP32 there, slower and less exact",
+}
+"""What to say of a device without a precision."""
+
+
 def has_bf16() -> bool:
     """True where it multiplies BF16 by instructions of its own."""
     return bool({"avx512_bf16", "amx_bf16"} & flags())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hpc_embed.config import PlanSettings
 from hpc_embed.errors import UsageError
+from hpc_embed.families import FAMILIES
 from hpc_embed.registry import ANY_ENCODER, PER_LETTER, PER_WINDOW, WITH_SPECIAL, Model
 
 
@@ -47,6 +48,16 @@ def layers_of(settings: PlanSettings, model: Model) -> tuple[int, ...]:
                 remedy="Choose one of these, or count from -1, the last.",
             )
     return tuple(dict.fromkeys(layers))
+
+
+def precision_of(settings: PlanSettings, model: Model) -> str:
+    """As asked for; UsageError for FP8 where there are no packed layers that could have it."""
+    if settings.precision == "fp8" and model.family not in FAMILIES:
+        raise UsageError(
+            f"--precision fp8: {model.name} is none of the encoders that are run in it.",
+            remedy="Leave --precision out, or see `hpc-embed models` for those that are not `hf:`.",
+        )
+    return settings.precision
 
 
 def stride_of(settings: PlanSettings, model: Model, poolings: list[str]) -> int | None:

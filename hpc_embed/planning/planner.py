@@ -13,7 +13,7 @@ from hpc_embed.errors import BadInput, RunConflict, UsageError
 from hpc_embed.memory import keep_freed_memory
 from hpc_embed.planning.cost import cost_of
 from hpc_embed.planning.distribution import Distributed, Resources, distribute
-from hpc_embed.planning.outputs import layers_of, poolings_of, stride_of
+from hpc_embed.planning.outputs import layers_of, poolings_of, precision_of, stride_of
 from hpc_embed.planning.preparation import columns_of, endings_of, intake_of, tell_intake
 from hpc_embed.planning.scan import OpenedInput, Scanned, open_input, refuse_wrong_kind, scan
 from hpc_embed.planning.scratch import scratch_folder, scratch_key
@@ -157,7 +157,7 @@ def _embedding(settings: PlanSettings, model: Model) -> Embedding:
     return Embedding(
         pooling=",".join(poolings),
         layer=layers[0] if len(layers) == 1 else layers,
-        precision=settings.precision,
+        precision=precision_of(settings, model),
         on_long=settings.on_long,
         max_residues=settings.max_residues or model.max_residues,
         on_invalid=settings.on_invalid,

@@ -87,6 +87,6 @@ def _device_work(facts: RunFacts, device: str, precision: str, works: Sequence[W
 
 def _share_of_peak(known: str | None, precision: str, flops_per_second: float) -> float | None:
     """Only where the data sheet's figure is that of the precision."""
-    if known is None or known == "cpu" or (precision == "fp32") != (known in ("v100", "t4")):
+    if known is None or known == "cpu" or precision != ("fp32" if known in ("v100", "t4") else "bf16"):
         return None
     return flops_per_second / (DEVICES[known].teraflops * 1e12)

@@ -39,7 +39,7 @@ class Embedding:
     layer: int | tuple[int, ...]
     """Several where the plan asked for several."""
     precision: str
-    """auto, fp32 or bf16 as asked for; each done marker tells which it became."""
+    """auto, fp32, bf16 or fp8 as asked for; each done marker tells which it became."""
     on_long: str
     max_residues: int | None
     on_invalid: str

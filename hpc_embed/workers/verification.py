@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hpc_embed.engine.batches import make_batch
-from hpc_embed.engine.device import describe, find_device, has_bf16
+from hpc_embed.engine.device import describe, find_device, has_bf16, has_fp8
 from hpc_embed.engine.embedding import embed_outputs
 from hpc_embed.engine.pooling import pool
 from hpc_embed.errors import UsageError, in_one_line
@@ -19,7 +19,7 @@ from hpc_embed.registry import AMINO_ACIDS, Kind
 from hpc_embed.workers.base import Tokens
 from hpc_embed.workers.transformer import TransformerWorker
 
-LARGEST_DISTANCE = {"fp32": 1e-6, "bf16": 1e-4}
+LARGEST_DISTANCE = {"fp32": 1e-6, "bf16": 1e-4, "fp8": 2e-2}
 """1 - cos beyond which a precision does not keep what docs/vectors.md promises."""
 PROTEINS = (
     "MQIFVKTLTGKTITLEVEPSDTIENVKAKIQDKEGIPPDQQRLIFAGKQLEDGRTLSDYNIQKESTLHLVLRLRGG",
@@ -67,18 +67,27 @@ def probe_sequences(kind: Kind) -> list[bytes]:
     return [protein.translate(codons).encode() for protein in proteins]
 
 
-def verify(worker: TransformerWorker, wanted: str, kind: Kind) -> tuple[str, list[Agreement]]:
+def precisions_of(device: torch.device) -> list[str]:
+    """Those that a device has in its hardware."""
+    has = {"fp32": True, "bf16": has_bf16(device), "fp8": has_fp8(device)}
+    return [precision for precision in has if has[precision]]
+
+
+def verify(
+    worker: TransformerWorker, wanted: str, kind: Kind, precisions: Sequence[str] = ()
+) -> tuple[str, list[Agreement]]:
     """The device's name, and how well each precision and attention back end of it agrees with the reference.
 
-    `wanted` is a GPU's number or `cpu`; `auto` is the first GPU, or the CPU where there is none. Raises UsageError
-    for anything else, EnvironmentFault for missing weights or devices.
+    `wanted` is a GPU's number or `cpu`; `auto` is the first GPU, or the CPU where there is none. Without `precisions`
+    those of its hardware are looked at. Raises UsageError for anything else, EnvironmentFault for missing weights or
+    devices.
     """
     device = _device(wanted)
     tokeniser = worker.make_tokeniser()
     tokens = tokeniser(probe_sequences(kind))
     expected_BD = _reference_vectors(worker, tokens, tokeniser.special, device)
     found = []
-    for precision in ("fp32", "bf16") if has_bf16(device) else ("fp32",):
+    for precision in precisions or precisions_of(device):
         encoder = worker.make_encoder(device, precision)
         for name in encoder.attention_back_ends:
             encoder.use_attention(name)

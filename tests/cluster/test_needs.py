@@ -76,10 +76,13 @@ def test_bf16_without_instructions_for_it_is_refused_before_anything_is_planned(
         ("bf16", ("cpu",), False, {"avx2", "avx512_bf16"}, False),
         ("bf16", (0, "cpu"), False, {"avx2"}, False),
         ("fp32", ("cpu",), False, {"avx2"}, False),
+        ("fp8", ("cpu",), False, {"avx2", "avx512_bf16", "amx_bf16"}, True),
+        ("fp8", ("cpu",), True, {"avx2"}, False),
+        ("fp8", (0,), False, {"avx2"}, False),
     ],
 )
-def test_bf16_is_refused_on_such_a_processor_alone_and_not_where_it_is_insisted_on(
-    precision: Literal["bf16", "fp32"],
+def test_a_precision_is_refused_on_a_processor_without_it_alone_and_not_where_it_is_insisted_on(
+    precision: Literal["bf16", "fp32", "fp8"],
     devices: tuple[int | str, ...],
     is_insisted_on: bool,
     flags: set[str],

@@ -51,6 +51,18 @@ def products_of_bf16() -> None:
     interpreter.InterpreterBuilder.create_dot = create_dot
 
 
+def rounding_to_fp8() -> None:
+    """Teach the interpreter to round to FP8 as a GPU does: it loses what is carried into the exponent."""
+    convert = interpreter._convert_float
+
+    def rounded(data: Any, of: Any, to: Any, mode: Any) -> Any:
+        if to != tl.float8e4nv:
+            return convert(data, of, to, mode)
+        return torch.from_numpy(data).to(torch.float8_e4m3fn).view(torch.uint8).numpy()
+
+    interpreter._convert_float = rounded
+
+
 def bias_of(kind: str, num_heads: int) -> Bias | None:
     if kind == "alibi":
         return Alibi(torch.tensor(alibi_slopes(num_heads)))
@@ -88,6 +100,7 @@ def chain_cases() -> Iterator[dict[str, object]]:
         for name in ("add_norm", "norm_of_sum"):
             yield twins(name, dtype, out, x, weight, bias, 1e-5)
             yield twins(name, dtype, out, x, weight, None, 1e-6, True)
+        yield quantised(out * torch.tensor([[1, 0, 1e-6, 1e6, 448, 1e37, 1e-38]], dtype=dtype).T)
         yield twins("norm_queries_keys", dtype, torch.randn(7, 3, width).to(dtype), torch.rand(2, width), 1e-5)
         for activation in chains.ACTIVATIONS:
             yield twins("gate", dtype, out, torch.randn(7, width).to(dtype), activation)
@@ -104,6 +117,13 @@ def twins(name: str, dtype: torch.dtype, *arguments: Any) -> dict[str, object]:
     return case(name, dtype, ours, expected)
 
 
+def quantised(x: Tensor) -> dict[str, object]:
+    """Its two forms bit for bit: a number rounded to the other side would be another one."""
+    pairs = zip(gpu_chains.quantised(x), chains.quantised(x), strict=True)
+    is_the_same = all(torch.equal(ours.float(), expected.float()) for ours, expected in pairs)
+    return {"name": "quantised", "dtype": str(x.dtype)[6:], "difference": 0.0 if is_the_same else 1.0}
+
+
 def case(name: str, dtype: torch.dtype, ours: Tensor, expected: Tensor) -> dict[str, object]:
     difference = float((ours.float() - expected.float()).abs().max() / expected.float().abs().max())
     return {"name": name, "dtype": str(dtype)[6:], "difference": difference}
@@ -112,6 +132,7 @@ def case(name: str, dtype: torch.dtype, ours: Tensor, expected: Tensor) -> dict[
 def main() -> None:
     torch.manual_seed(0)
     products_of_bf16()
+    rounding_to_fp8()
     for found in (*attention_cases(), *chain_cases()):
         print(json.dumps(found), flush=True)
 

@@ -29,6 +29,33 @@ def test_bf16_is_taken_where_the_processor_has_it(flag: str, monkeypatch: pytest
     assert choose_precision("auto", CPU) == "fp32"
 
 
+def test_fp8_is_refused_on_a_processor_and_never_chosen_by_itself() -> None:
+    with pytest.raises(EnvironmentFault, match=r"--precision fp8: cpu .* has no FP8 .*--force-precision"):
+        choose_precision("fp8", CPU)
+    assert choose_precision("fp8", CPU, force=True) == "fp8"
+
+
+@pytest.mark.parametrize(
+    ("capability", "hip", "has_it"),
+    [((8, 6), None, False), ((8, 9), None, True), ((9, 0), None, True), ((10, 0), None, True), ((9, 4), "6.4", False)],
+)
+def test_gpus_with_fp8(
+    capability: tuple[int, int], hip: str | None, has_it: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fakes of a GPU's capability; AMD's FP8 is another one."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
+    monkeypatch.setattr(torch.version, "hip", hip)
+    gpu = torch.device("cuda", 0)
+    assert device.has_fp8(gpu) is has_it
+    assert choose_precision("auto", gpu) == "bf16"
+    if has_it:
+        assert choose_precision("fp8", gpu) == "fp8"
+    else:
+        with pytest.raises(EnvironmentFault, match="has no FP8"):
+            choose_precision("fp8", gpu)
+
+
 @pytest.mark.parametrize(
     ("error", "is_one"),
     [

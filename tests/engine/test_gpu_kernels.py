@@ -38,6 +38,7 @@ def test_kernels_compute_what_their_plain_twins_do(interpreted: list[dict[str, o
     assert {str(case["name"]).split()[0] for case in interpreted} == {"attention", *chains_with_twins()}
     beyond = [case for case in interpreted if not float(str(case["difference"])) <= BOUNDS[str(case["dtype"])]]
     assert beyond == []
+    assert {case["difference"] for case in interpreted if case["name"] == "quantised"} == {0.0}
 
 
 def test_attention_has_the_same_bits_alone_and_packed(interpreted: list[dict[str, object]]) -> None:
@@ -47,7 +48,7 @@ def test_attention_has_the_same_bits_alone_and_packed(interpreted: list[dict[str
 
 
 def chains_with_twins() -> set[str]:
-    return {"rotate", "add_norm", "norm_of_sum", "norm_queries_keys", "gate", "activated"}
+    return {"rotate", "add_norm", "norm_of_sum", "norm_queries_keys", "quantised", "gate", "activated"}
 
 
 def test_a_back_end_that_fails_or_differs_is_dropped_and_told(monkeypatch: pytest.MonkeyPatch) -> None:

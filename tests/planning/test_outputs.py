@@ -11,7 +11,7 @@ import pytest
 from hpc_embed.config import PlanSettings
 from hpc_embed.errors import UsageError
 from hpc_embed.planning import scratch
-from hpc_embed.planning.outputs import layers_of, poolings_of, stride_of
+from hpc_embed.planning.outputs import layers_of, poolings_of, precision_of, stride_of
 from hpc_embed.planning.scratch import WHAT_COUNTS, scratch_key
 from hpc_embed.registry import ANY_ENCODER, find_model
 
@@ -70,6 +70,14 @@ def test_layers_count_from_either_end(asked: int | str, expected: tuple[int, ...
 def test_layers_that_a_model_lacks_are_refused(asked: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         layers_of(PlanSettings(layer=asked), ESM2)
+
+
+def test_fp8_is_for_packed_encoders_alone() -> None:
+    for model in (ANY_ENCODER, COMPOSITION):
+        with pytest.raises(UsageError, match=f"--precision fp8: {model.name} is none of the encoders"):
+            precision_of(PlanSettings(precision="fp8"), model)
+        assert precision_of(PlanSettings(precision="bf16"), model) == "bf16"
+    assert precision_of(PlanSettings(precision="fp8"), ESM2) == "fp8"
 
 
 def test_a_stride_is_at_most_a_window_long() -> None:

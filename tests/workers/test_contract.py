@@ -117,13 +117,16 @@ def test_token_budget_is_measured_and_positive(name: str) -> None:
     assert worker_of(name).get_optimal_batch_size("cpu") >= 256
 
 
-def test_bf16_is_refused_on_a_cpu_without_it_before_any_weight_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("precision", ["bf16", "fp8"])
+def test_a_precision_is_refused_on_a_cpu_without_it_before_any_weight_is_made(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("hpc_embed.engine.processor.flags", set)
-    worker = worker_of("esm2_t6_8M", precision="bf16")
-    with pytest.raises(EnvironmentFault, match="no BF16 instructions"):
+    worker = worker_of("esm2_t6_8M", precision=precision)
+    with pytest.raises(EnvironmentFault, match=f"has no {precision.upper()}"):
         worker.load("cpu")
     worker.force_precision = True
-    assert worker.load("cpu").precision == "bf16"
+    assert worker.load("cpu").precision == precision
 
 
 @pytest.mark.parametrize("name", list(models()))

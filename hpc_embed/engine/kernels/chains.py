@@ -92,6 +92,20 @@ def _normed(x, is_in, eps, D: tl.constexpr, IS_RMS: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["num_rows"])
+def quantise(x, rounded, scale, num_rows, D: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr):
+    """Rows times a power of two, in FP8; exponents are added and taken as bits, so that nothing is rounded twice."""
+    rows, columns = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, PADDED)[None, :]
+    is_in = (rows < num_rows)[:, None] & (columns < D)
+    at = rows.to(tl.int64)[:, None] * D + columns
+    numbers = tl.load(x + at, mask=is_in, other=0.0).to(tl.float32)
+    power = tl.max(tl.abs(numbers), 1).to(tl.int32, bitcast=True) & 0x7F800000
+    power = tl.maximum(power, 27 << 23) - (7 << 23)
+    tl.store(scale + rows, power.to(tl.float32, bitcast=True), mask=rows < num_rows)
+    inverse = ((254 << 23) - power).to(tl.float32, bitcast=True)
+    tl.store(rounded + at, (numbers * inverse[:, None]).to(rounded.dtype.element_ty), mask=is_in)
+
+
+@triton.jit(do_not_specialize=["num_rows"])
 def activate(x, gated, num_rows, F: tl.constexpr, ACTIVATION: tl.constexpr, HAS_GATE: tl.constexpr, SIZE: tl.constexpr):
     """x activated over itself, or times what it gates, over that."""
     at = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
