@@ -190,7 +190,7 @@ def measure_token_budget(run_tokens: Callable[[int], None], device: torch.device
 
 def facts() -> list[tuple[str, bool, str]]:
     """What a doctor wants to know: name, whether it is well, detail."""
-    from hpc_embed.engine import kernel
+    from hpc_embed.engine import fp8, kernel
     from hpc_embed.engine.attention import available_back_ends
     from hpc_embed.engine.dense import products
     from hpc_embed.engine.fusion import why_plain
@@ -202,6 +202,8 @@ def facts() -> list[tuple[str, bool, str]]:
             found.append((f"gpu {index}", False, f"{describe(device)}: {_without_code(device)}"))
             continue
         precision = "BF16" if has_bf16(device) else "no BF16, FP32 instead"
+        if has_fp8(device):
+            precision += " and FP8" if (reason := fp8.why_not(device)) is None else f", no FP8 ({reason})"
         dtype = torch.bfloat16 if has_bf16(device) else torch.float32
         back_ends = ", ".join(available_back_ends(device, 64, dtype))
         free = format_bytes(free_bytes(device))

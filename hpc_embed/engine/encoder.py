@@ -14,12 +14,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
+from hpc_embed.engine import fp8
 from hpc_embed.engine.attention import available_back_ends, make_attention, why_not
 from hpc_embed.engine.batches import PackedBatch
+from hpc_embed.engine.device import describe
 from hpc_embed.engine.exactness import sum_in_one_order
 from hpc_embed.engine.fusion import why_plain
 from hpc_embed.engine.layers import Assembly, Layer, dtype_of
 from hpc_embed.engine.rotary import Rotary
+from hpc_embed.errors import EnvironmentFault
 from hpc_embed.families.family import Family, Shape
 
 
@@ -42,6 +45,11 @@ class Encoder:
         self._dtype = dtype_of(precision)
         if device.type == "cuda" and self._dtype == torch.bfloat16:
             sum_in_one_order(device)
+        if precision == "fp8" and (reason := fp8.why_not(device)) is not None:
+            raise EnvironmentFault(
+                f"--precision fp8: {describe(device)} with torch {torch.__version__}: {reason}.",
+                remedy="Install a newer torch, or plan with --precision auto into another --run-dir.",
+            )
         assembly = Assembly(family, shape, tensors, source, device, precision)
         self._embeddings_VD, self._embedding_norm = assembly.embeddings(), assembly.embedding_norm()
         self._layers = [assembly.layer(index) for index in range(shape.num_layers)]

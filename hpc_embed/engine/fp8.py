@@ -9,6 +9,7 @@ and 256: a token's bits depend on no other's.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,9 +19,13 @@ from hpc_embed.engine import chains
 from hpc_embed.engine.dense import Dense
 from hpc_embed.engine.device import has_fp8
 from hpc_embed.engine.fusion import fused
+from hpc_embed.errors import in_one_line
 
 SIDE = 16
 """The hardware multiplies matrices whose sides are multiples of it."""
+LARGEST_DIFFERENCE = 1e-2
+"""Of a GPU's products from the same in float32, relative to the largest."""
+CPU = torch.device("cpu")
 
 
 class Fp8Dense(Dense):
@@ -50,6 +55,23 @@ class Fp8Dense(Dense):
             use_fast_accum=True,  # sums of fewer bits: off by 1e-3 (2,560 columns), where FP8's rounding is by 4e-2
         )
         return out
+
+
+@cache
+@torch.inference_mode()
+def why_not(device: torch.device) -> str | None:
+    """What is wrong with the products of a GPU that has FP8, None for nothing: tried on a few rows."""
+    generator = torch.Generator().manual_seed(0)
+    x_RD, weight_ED, bias_E = (torch.randn(size, generator=generator) for size in ((70, 96), (64, 96), (64,)))
+    of_cpu, of_gpu = (Fp8Dense(weight_ED, bias_E, device=to, dtype=torch.bfloat16) for to in (CPU, device))
+    expected_RE = of_cpu(x_RD).float()
+    try:
+        difference = float((of_gpu(x_RD.to(device)).cpu().float() - expected_RE).abs().max() / expected_RE.abs().max())
+    except RuntimeError as error:  # an older torch's, or a library's
+        return in_one_line(error)
+    if not difference <= LARGEST_DIFFERENCE:  # so that NaN counts
+        return f"its FP8 products differ by {difference:.1e}"
+    return None
 
 
 def takes(weight_ED: Tensor) -> bool:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hpc_embed.engine import fp8
 from hpc_embed.engine.batches import make_batch
 from hpc_embed.engine.device import describe, find_device, has_bf16, has_fp8
 from hpc_embed.engine.embedding import embed_outputs
@@ -68,8 +69,8 @@ def probe_sequences(kind: Kind) -> list[bytes]:
 
 
 def precisions_of(device: torch.device) -> list[str]:
-    """Those that a device has in its hardware."""
-    has = {"fp32": True, "bf16": has_bf16(device), "fp8": has_fp8(device)}
+    """Those that a device has in its hardware, and computes well."""
+    has = {"fp32": True, "bf16": has_bf16(device), "fp8": has_fp8(device) and fp8.why_not(device) is None}
     return [precision for precision in has if has[precision]]
 
 

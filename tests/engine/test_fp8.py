@@ -13,6 +13,7 @@ from hpc_embed.engine.dense import Dense
 from hpc_embed.engine.embedding import embed_windows
 from hpc_embed.engine.encoder import Encoder
 from hpc_embed.engine.fp8 import Fp8Dense
+from hpc_embed.errors import EnvironmentFault
 from hpc_embed.families import FAMILIES
 from hpc_embed.families.dnabert import dnabert_shape
 from hpc_embed.families.esmc import esmc_shape
@@ -105,6 +106,46 @@ def test_a_gpu_is_given_rounded_rows_and_columns_with_their_scales(monkeypatch: 
     ours, x, product = layer(has_bias=True)
     assert ((ours(x).double() - product).abs() / (1 + product.abs())).max() <= 4e-3
     assert asked == [{"out_dtype": torch.bfloat16, "use_fast_accum": True}]
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED\nand more"),
+            "RuntimeError: CUDA error: CUBLAS_STATUS_NOT_",
+        ),
+        (2.0, "its FP8 products differ by 1.0e+00"),
+        (float("nan"), "its FP8 products differ by nan"),
+        (1.0, None),
+    ],
+)
+def test_a_gpu_whose_products_fail_or_differ_is_told_before_the_first_batch(
+    fault: Exception | float, reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fake of a GPU that has FP8, under a name that torch takes for a CPU's."""
+    gpu = torch.device("cpu", 0)
+
+    def multiply(a: Tensor, b: Tensor, scale_R1: Tensor, scale_1E: Tensor, bias: Tensor, **_: object) -> Tensor:
+        if isinstance(fault, Exception):
+            raise fault
+        return ((a.double() * scale_R1) @ (b.double() * scale_1E) + bias.double()).bfloat16() * fault
+
+    monkeypatch.setattr(fp8, "has_fp8", lambda device: device == gpu)
+    monkeypatch.setattr(torch, "_scaled_mm", multiply)
+    why_not = fp8.why_not
+    why_not.cache_clear()
+    found = why_not(gpu)
+    why_not.cache_clear()
+    assert found is None if reason is None else str(found).startswith(reason)
+    assert "\n" not in str(found)
+    monkeypatch.setattr(fp8, "why_not", lambda device: found)
+    if found is None:
+        encoder_of(FAMILIES["esm2"], TINY, "fp8")
+    else:
+        encoder_of(FAMILIES["esm2"], TINY, "bf16")
+        with pytest.raises(EnvironmentFault, match=r"--precision fp8: cpu .* with torch .*: .* Install a newer torch"):
+            encoder_of(FAMILIES["esm2"], TINY, "fp8")
 
 
 @pytest.mark.parametrize("name", SHAPES)

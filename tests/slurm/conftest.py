@@ -163,8 +163,9 @@ def python_for_users(users: tuple[str, str]) -> str:
 
 
 def as_user(name: str, command: list[str], environment: dict[str, str]) -> list[str]:
-    """The command run by a user, with nothing of root's environment but what is given."""
-    words = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/", "LOGNAME": name, "USER": name, **environment}
+    """The command run by a user, with nothing of root's environment but HELD and what is given."""
+    held = {key: os.environ[key] for key in HELD if key in os.environ}
+    words = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/", "LOGNAME": name, "USER": name, **held, **environment}
     return ["runuser", "-u", name, "--", "env", "-i", *(f"{key}={value}" for key, value in words.items()), *command]
 
 
@@ -208,7 +209,6 @@ def running_as(name: str, cluster: Cluster, folder: Path, python: str) -> Run:
         own(folder)
         umask = options.pop("umask", "022")
         environment: dict[str, str] = {"PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        environment |= {name: os.environ[name] for name in HELD if name in os.environ}
         environment |= {**cluster.env, **options.pop("env", {})}  # type: ignore[dict-item]
         words = [python, "-m", "hpc_embed", *map(str, arguments)]
         command = as_user(name, ["sh", "-c", f'umask {umask}; exec "$@"', "sh", *words], environment)
