@@ -74,21 +74,18 @@ def precisions_of(device: torch.device) -> list[str]:
     return [precision for precision in has if has[precision]]
 
 
-def verify(
-    worker: TransformerWorker, wanted: str, kind: Kind, precisions: Sequence[str] = ()
-) -> tuple[str, list[Agreement]]:
+def verify(worker: TransformerWorker, wanted: str, kind: Kind) -> tuple[str, list[Agreement]]:
     """The device's name, and how well each precision and attention back end of it agrees with the reference.
 
-    `wanted` is a GPU's number or `cpu`; `auto` is the first GPU, or the CPU where there is none. Without `precisions`
-    those of its hardware are looked at. Raises UsageError for anything else, EnvironmentFault for missing weights or
-    devices.
+    `wanted` is a GPU's number or `cpu`; `auto` is the first GPU, or the CPU where there is none. Raises UsageError
+    for anything else, EnvironmentFault for missing weights or devices.
     """
     device = _device(wanted)
     tokeniser = worker.make_tokeniser()
     tokens = tokeniser(probe_sequences(kind))
     expected_BD = _reference_vectors(worker, tokens, tokeniser.special, device)
     found = []
-    for precision in precisions or precisions_of(device):
+    for precision in precisions_of(device):
         encoder = worker.make_encoder(device, precision)
         for name in encoder.attention_back_ends:
             encoder.use_attention(name)
