@@ -13,12 +13,13 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from hpc_embed.planning.spill import Rows, not_as_written, read_rows, write_rows
 from hpc_embed.planning.verdicts import Judged, Place
 from hpc_embed.sequences import kernel
 from hpc_embed.sequences.kernel import Bytes
@@ -133,8 +134,8 @@ class PartWriter:
             windows_W["length"] = judged.window_lengths_W
             for half in ("high", "low"):
                 windows_W[half] = judged.window_digests_W[half]
-            windows_W.tofile(windows_file)
-            judged.letters.tofile(letters_file)
+            write_rows(windows_file, windows_W)
+            write_rows(letters_file, judged.letters)
         counts = np.bincount(judged.status_N, minlength=4)
         is_kept_N = judged.num_windows_N > 0
         self._facts = PartFacts(
@@ -158,7 +159,7 @@ class PartWriter:
         self.close()
         temporary = self._folder / f"{self._name}.json.writing"
         temporary.write_text(json.dumps(asdict(self._facts)), encoding="utf-8")
-        temporary.replace(self._folder / f"{self._name}.json")  # not forced to storage: see `scratch_name`
+        temporary.replace(self._folder / f"{self._name}.json")  # not forced to storage: see `scratch_key`
         return self._facts
 
     def close(self) -> None:
@@ -181,6 +182,7 @@ class PartWriter:
                     file.close()
 
 
+LETTER = np.dtype(np.uint8)
 LETTERS_AT_ONCE = 8 << 20
 KINDS = ("records", "windows", "letters", "leaves")
 
@@ -212,15 +214,14 @@ class Windows(NamedTuple):
 def read_leaves(folder: Path, facts: PartFacts) -> Iterator[bytes]:
     """The leaves of a part in pieces."""
     with (folder / f"{facts.name}.leaves").open("rb") as file:
-        while content := file.read(1 << 20):
-            yield content
+        for rows in _rows(file, kernel.DIGEST, 2 * facts.num_records, 1 << 16):
+            yield rows.tobytes()
 
 
 def read_windows(folder: Path, facts: PartFacts, most: int = 1 << 20) -> Iterator[NDArray[np.void]]:
     """The windows of a part, lengths and digests, so many at a time."""
     with (folder / f"{facts.name}.windows").open("rb") as file:
-        while len(windows_W := np.fromfile(file, dtype=WINDOW, count=most)):
-            yield windows_W
+        yield from _rows(file, WINDOW, facts.num_windows, most)
 
 
 def read_letters(folder: Path, facts: PartFacts) -> Iterator[Windows]:
@@ -230,10 +231,24 @@ def read_letters(folder: Path, facts: PartFacts) -> Iterator[Windows]:
             stops_W = np.cumsum(windows_W["length"])
             edges = np.flatnonzero(np.diff(stops_W // LETTERS_AT_ONCE)) + 1
             for some_W in np.split(windows_W, edges):
-                yield Windows(some_W, np.fromfile(file, dtype=np.uint8, count=int(some_W["length"].sum())))
+                yield Windows(some_W, read_rows(file, LETTER, int(some_W["length"].sum())))
 
 
 def read_records(folder: Path, facts: PartFacts) -> Iterator[pa.RecordBatch]:
     """The records of a part, as RECORDS, in the blocks in which they were scanned."""
+    num_records = 0
     with (folder / f"{facts.name}.records").open("rb") as file:
-        yield from pa.ipc.open_stream(file)
+        try:
+            for records in pa.ipc.open_stream(file):
+                num_records += len(records)
+                yield records
+        except pa.ArrowInvalid as error:
+            raise not_as_written(file) from error
+        if num_records != facts.num_records:
+            raise not_as_written(file)
+
+
+def _rows(file: BinaryIO, dtype: np.dtype[Any], number: int, most: int) -> Iterator[Rows]:
+    """So many rows of a file, and no fewer."""
+    for start in range(0, number, most):
+        yield read_rows(file, dtype, min(most, number - start))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hpc_embed.errors import EnvironmentFault
 
 Rows = NDArray[Any]
 Bucketed = list[tuple[int, Rows]]
@@ -66,8 +68,7 @@ class Spill:
         rows_N = np.empty(num_written + sum(map(len, waiting)), dtype=self._dtype)
         if num_written:
             with path.open("rb") as file:
-                num_read = file.readinto(rows_N[:num_written].view(np.uint8).data)
-            assert num_read == num_written * self._dtype.itemsize, f"{path} is shorter than it was"
+                rows_N[:num_written] = read_rows(file, self._dtype, num_written)
             path.unlink()
         if waiting:
             np.concatenate(waiting, out=rows_N[num_written:])
@@ -78,11 +79,34 @@ class Spill:
         if self._waiting[bucket]:
             with self._path(bucket).open("ab") as file:
                 for rows in self._waiting[bucket]:
-                    rows.tofile(file)
+                    write_rows(file, rows)
             self._waiting[bucket].clear()
 
     def _path(self, bucket: int) -> Path:
         return self._folder / f"{self._name}-{bucket:05d}.spill"
+
+
+def write_rows(file: BinaryIO, rows_N: Rows) -> None:
+    """Write rows, which may raise OSError when the file is closed, too; NumPy's own way says nothing then."""
+    file.write(np.ascontiguousarray(rows_N).view(np.uint8).data)
+
+
+def read_rows(file: BinaryIO, dtype: np.dtype[Any], number: int) -> Rows:
+    """The next so many rows. NumPy's own way takes a fault of the storage for the end of the file.
+
+    Raises OSError for a fault, EnvironmentFault for a file that ends before.
+    """
+    rows_N = np.empty(number, dtype=dtype)
+    if file.readinto(rows_N.view(np.uint8).data) != rows_N.nbytes:  # type: ignore[attr-defined]
+        raise not_as_written(file)
+    return rows_N
+
+
+def not_as_written(file: BinaryIO) -> EnvironmentFault:
+    """What to raise where a file of the scratch folder lost its end, say."""
+    return EnvironmentFault(
+        f"{file.name}: is not as it was written.", remedy="Plan again, and check the storage of the run folder."
+    )
 
 
 def by_bucket(bucket_N: NDArray[np.integer], rows_N: Rows) -> Bucketed:
