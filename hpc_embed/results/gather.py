@@ -19,7 +19,7 @@ from hpc_embed.results.dataset import Arrangement, dataset_schema
 from hpc_embed.results.index import publish_index
 from hpc_embed.results.parts import MEBIBYTE, PartsWriter, Room
 from hpc_embed.results.waiting import wait_for_markers
-from hpc_embed.results.windows import Windows, room_for_places
+from hpc_embed.results.windows import Windows, room_for_places, settle
 from hpc_embed.run.files import remove, remove_leftovers, whole_folder, write_json
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.links import refuse_links
@@ -61,6 +61,7 @@ def gather(plan: Plan, layout: RunLayout, settings: GatherSettings) -> Gathered:
         windows = Windows(places_U, plan.dimension, plan.embedding.outputs)
         with counting("proving", len(plan.shards), "shards") as count:
             markers, problems = collect(plan, layout, windows, places_U, count, num_threads)
+        settle(places_U)
         problems.missing.update(withdraw_odd(layout, markers))
         _refuse(problems, len(plan.shards))
         facts = _facts(plan, markers, settings)

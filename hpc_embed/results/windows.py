@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -131,12 +132,23 @@ class Windows:
 
 @contextmanager
 def room_for_places(root: Path, num_windows: int, memory_bytes: int) -> Iterator[NDArray[np.void]]:
-    """Room for the places of all windows, in memory or beyond so many bytes in a scratch file that goes away."""
+    """Room for the places of all windows, in memory or beyond so many bytes in a scratch file that goes away.
+
+    OSError where the disk has none. Once the places are noted, see `settle`.
+    """
     if num_windows * PLACE.itemsize <= memory_bytes:
         yield np.zeros(num_windows, dtype=PLACE)
         return
     scratch = temporary_sibling(root / "gathering")
     try:
-        yield np.memmap(scratch, dtype=PLACE, mode="w+", shape=(num_windows,))
+        with scratch.open("xb") as file:  # taken now: a full disk ends a process that writes to what is mapped
+            os.posix_fallocate(file.fileno(), 0, num_windows * PLACE.itemsize)
+        yield np.memmap(scratch, dtype=PLACE, mode="r+", shape=(num_windows,))
     finally:
         discard(scratch)
+
+
+def settle(places_U: NDArray[np.void]) -> None:
+    """OSError where storage has lost some of what was noted: pages that could not be written are read as they were."""
+    if isinstance(places_U, np.memmap):
+        places_U.flush()

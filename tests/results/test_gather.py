@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -20,6 +21,7 @@ from hpc_embed.planning.forecast import forecast
 from hpc_embed.planning.planner import make_plan
 from hpc_embed.results.gather import gather
 from hpc_embed.results.parts import PartsWriter
+from hpc_embed.results.windows import room_for_places
 from hpc_embed.run.files import sha256_of_file, write_json
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.markers import read_marker
@@ -121,6 +123,37 @@ def test_the_bytes_depend_on_neither_memory_nor_threads(
     gather(plan, layout, GatherSettings(memory_mebibytes=1, gather_threads=3))
     assert (layout.dataset / "part-00000.parquet").read_bytes() == before
     assert not [path for path in layout.root.iterdir() if "gathering" in path.name]
+
+
+@pytest.mark.parametrize(("place", "number"), [("os.posix_fallocate", errno.ENOSPC), ("numpy.memmap.flush", errno.EIO)])
+def test_places_that_storage_does_not_hold_are_told(
+    place: str, number: int, done: tuple[Plan, RunLayout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fakes of a full disk, and of one that could not write a page of the scratch file."""
+    plan, layout = done
+    gather(plan, layout, GatherSettings())
+    before = (layout.dataset / "part-00000.parquet").read_bytes()
+    layout.dataset_facts.unlink()
+    monkeypatch.setattr("hpc_embed.results.gather.MEBIBYTE", 1)
+
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, fail)
+        with pytest.raises(OSError, match=os.strerror(number)):
+            gather(plan, layout, GatherSettings(memory_mebibytes=1))
+    assert not [path for path in layout.root.iterdir() if "gathering" in path.name]
+    gather(plan, layout, GatherSettings(memory_mebibytes=1))
+    assert (layout.dataset / "part-00000.parquet").read_bytes() == before
+
+
+def test_room_for_places_is_taken_before_it_is_used(tmp_path: Path) -> None:
+    with room_for_places(tmp_path, 100_000, 0) as places_U:
+        (scratch,) = tmp_path.iterdir()
+        assert scratch.stat().st_blocks * 512 >= scratch.stat().st_size == places_U.nbytes
+        assert not places_U["num_tokens"].any()
+    assert not list(tmp_path.iterdir())
 
 
 def backwards(rows: Vectors) -> Vectors:
