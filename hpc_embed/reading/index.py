@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import tokenize
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,9 +20,12 @@ from hpc_embed.run.vectors import Damaged
 from hpc_embed.sequences.kernel import DIGEST_BYTES
 
 NOT_AN_INDEX = (
-    *(zipfile.BadZipFile, EOFError, KeyError, NotImplementedError, OverflowError, RuntimeError, ValueError),
-    *(struct.error, AssertionError, OSError),
+    *(zipfile.BadZipFile, EOFError, LookupError, NotImplementedError, OverflowError, RuntimeError, ValueError),
+    *(struct.error, tokenize.TokenError, AssertionError, OSError, SyntaxError, TypeError),
 )
+"""What the readers of a zip archive and of NumPy's headers raise for damaged ones."""
+NUMBERS = {numbers: np.dtype(numbers) for numbers in ("<f2", "<f4", "<f8")}
+"""Of vectors."""
 HELD = ("groups", "places", "columns", "parts", "statuses", "outputs", "output_groups")
 LENGTHS_AT, HEADER_BYTES = 26, 30
 """Of a member of a zip archive: its name's length and that of the field behind it, at the end of what is fixed."""
@@ -60,7 +64,7 @@ class Index:
             self.num_rows = self._arrays["entries"].length
             self.groups, self.places_GC = held["groups"], held["places"]
             self.columns = [
-                Column(str(name), int(dimension), np.dtype(str(numbers)), bool(is_per_token))
+                Column(str(name), int(dimension), NUMBERS[numbers], bool(is_per_token))
                 for name, dimension, numbers, is_per_token in held["columns"].tolist()
             ]
             self.parts: dict[str, int] = dict(held["parts"].tolist())
@@ -158,4 +162,5 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Array:
 def _held(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
     with archive.open(f"{name}.npy") as member:
         array: NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
+        assert not member.read(1)  # it is at its end that its checksum is looked at
         return array

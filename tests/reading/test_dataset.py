@@ -24,9 +24,11 @@ from hpc_embed.errors import EnvironmentFault, RunConflict, UnknownRecord, Usage
 from hpc_embed.reading import index as index_module
 from hpc_embed.reading import vectors as vectors_module
 from hpc_embed.reading.dataset import Dataset, Record
+from hpc_embed.reading.index import Index
 from hpc_embed.results import index as writing
 from hpc_embed.run import faults
 from hpc_embed.run.layout import RunLayout
+from hpc_embed.run.vectors import Damaged
 from hpc_embed.sequences import kernel
 from tests.reading.datasets import DIMENSION, FORMS, ODD_IDS, as_pandas, write_dataset
 from tests.test_outputs import dataset as gathered
@@ -224,6 +226,30 @@ def test_without_an_index_one_is_made_for_the_while_with_a_warning(damage: str, 
     with pytest.warns(UserWarning, match=r"index; one is made|index is (damaged|another's); one is made"):
         dataset = hpc_embed.open_dataset(layout.root)
     assert same_rows(dataset, layout)
+
+
+def in_member(content: bytes, name: str, old: bytes, new: bytes) -> bytes:
+    """With something else in a member of an index, at its first place there."""
+    at = content.index(old, content.index(name.encode()))
+    return content[:at] + new + content[at + len(old) :]
+
+
+CHANGES = {
+    "a type that is none": lambda content: in_member(content, "columns.npy", b"<\0\0\0f", b"\0\0\0\0f"),
+    "a type that NumPy takes": lambda content: in_member(content, "columns.npy", b"<\0\0\0f", b">\0\0\0f"),
+    "a bit": lambda content: in_member(content, "parts.npy", b"p\0\0\0a", b"p\0\0\0b"),
+    "a header": lambda content: in_member(content, "groups.npy", b"'descr'", b"'"),
+    "no length": lambda content: in_member(content, "entries.npy", b"'shape': (", b"'shape': ()"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_an_index_that_was_changed_is_no_index(change: str, tmp_path: Path) -> None:
+    layout = write_dataset(tmp_path, "per token and pooled")
+    Index(layout.dataset_index)
+    layout.dataset_index.write_bytes(CHANGES[change](layout.dataset_index.read_bytes()))
+    with pytest.raises(Damaged, match=r"index\.npz: \w+$"):
+        Index(layout.dataset_index)
 
 
 @pytest.mark.long
