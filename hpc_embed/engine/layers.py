@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hpc_embed.engine import chains, fp8
+from hpc_embed.engine import chains
 from hpc_embed.engine.biases import Alibi, Bias, DistanceTable, alibi_slopes, bucket_of_distances
 from hpc_embed.engine.dense import Dense
-from hpc_embed.engine.fp8 import Fp8Dense
+from hpc_embed.engine.fp8 import Fp8Dense, takes
 from hpc_embed.engine.fusion import fused
 from hpc_embed.engine.norm import Norm
 from hpc_embed.engine.weights import Weights, inverse_frequencies
@@ -159,5 +159,5 @@ class Assembly:
         return weight_ED, bias_E
 
     def _placed(self, weight_ED: Tensor, bias_E: Tensor | None) -> Dense:
-        make = Fp8Dense if self._is_fp8 and fp8.takes(weight_ED) else Dense
+        make = Fp8Dense if self._is_fp8 and takes(weight_ED) else Dense
         return make(weight_ED, bias_E, device=self._device, dtype=self._dtype)

@@ -68,7 +68,7 @@ class Spill:
         rows_N = np.empty(num_written + sum(map(len, waiting)), dtype=self._dtype)
         if num_written:
             with path.open("rb") as file:
-                rows_N[:num_written] = read_rows(file, self._dtype, num_written)
+                fill(file, rows_N[:num_written])
             path.unlink()
         if waiting:
             np.concatenate(waiting, out=rows_N[num_written:])
@@ -91,14 +91,19 @@ def write_rows(file: BinaryIO, rows_N: Rows) -> None:
     file.write(np.ascontiguousarray(rows_N).view(np.uint8).data)
 
 
-def read_rows(file: BinaryIO, dtype: np.dtype[Any], number: int) -> Rows:
-    """The next so many rows. NumPy's own way takes a fault of the storage for the end of the file.
+def fill(file: BinaryIO, rows_N: Rows) -> None:
+    """Read the next so many rows. NumPy's own way takes a fault of the storage for the end of the file.
 
     Raises OSError for a fault, EnvironmentFault for a file that ends before.
     """
-    rows_N = np.empty(number, dtype=dtype)
     if file.readinto(rows_N.view(np.uint8).data) != rows_N.nbytes:  # type: ignore[attr-defined]
         raise not_as_written(file)
+
+
+def read_rows(file: BinaryIO, dtype: np.dtype[Any], number: int) -> Rows:
+    """The next so many rows, as `fill` reads them."""
+    rows_N = np.empty(number, dtype=dtype)
+    fill(file, rows_N)
     return rows_N
 
 
