@@ -19,7 +19,7 @@ from tests.engine.references import CPU, dense_attention, random_tokens
 
 LENGTHS = [1, 2, 3, 65, 65, 200, 7]
 BLOCK_EDGES = [600, 513, 512, 511, 257, 256, 255, 64, 33, 33, 32, 31, 17, 16, 15, 9, 8, 7, 2, 1]
-"""On either side of the kernel's blocks of 256 keys, 32 or 16 queries and 8 or 4 keys."""
+"""On either side of the kernel's blocks of 256 keys, of 32, 16 or 8 queries and of 8, 6, 4 or 3 keys."""
 NUM_HEADS, HEAD_DIM = 12, 16
 CPU_BACK_ENDS = available_back_ends(CPU, HEAD_DIM, torch.float32, bias=None)
 LEVELS = range(1, kernel.level() + 1)

@@ -35,19 +35,13 @@ typedef struct {
     int reach;
 } Job;
 
-static inline uint16_t to_bf16(float value) { /* round to nearest, ties to even; NaN stays NaN */
-    uint32_t bits;
-    memcpy(&bits, &value, 4);
-    if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 0x40);
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
 /* Four numbers, eight and eight halves, wherever they lie: a head is a multiple of eight, its halves of four. */
 typedef float F4 __attribute__((vector_size(16), aligned(4), may_alias));
 typedef float F8 __attribute__((vector_size(32), aligned(4), may_alias));
 typedef uint32_t U8 __attribute__((vector_size(32), aligned(4), may_alias));
 typedef uint16_t H8 __attribute__((vector_size(16), aligned(2), may_alias));
 
+#define AHEAD 16 /* rows; the same head's are kilobytes apart, so that no processor sees by itself which come next */
 #define WIDE 32 /* head dimension from which the compiler's own loops and memcpy are the faster ones */
 #define rotate(type, row, half, c, s, k)                                                                               \
     do {                                                                                                               \
@@ -62,6 +56,8 @@ read_row(const Job *job, float *restrict row, int64_t t, int which, int h, int p
     const int dim = job->head_dim, half = dim / 2;
     const int64_t at = ((t * 3 + which) * job->num_heads + h) * dim;
     const float *cosines = which < 2 ? job->cosines : 0;
+    const int64_t size = job->is_bf16 ? 2 : 4, next = at + (int64_t)AHEAD * 3 * job->num_heads * dim;
+    for (int64_t k = 0; k < dim * size; k += 64) __builtin_prefetch((const char *)job->qkv + next * size + k);
     if (job->is_bf16) {
         const uint16_t *from = (const uint16_t *)job->qkv + at;
         for (int k = 0; k < dim; k += 8) *(U8 *)(row + k) = __builtin_convertvector(*(const H8 *)(from + k), U8) << 16;
@@ -111,7 +107,7 @@ static int64_t round_up(int64_t number, int64_t multiple) { return (number + mul
 #pragma GCC target("avx2,fma")
 #define ATTEND attend_avx2
 #define W 8
-#define R 4
+#define R 6
 #define KR 4
 #include "attention_body.h"
 #pragma GCC pop_options

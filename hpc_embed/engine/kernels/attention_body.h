@@ -38,13 +38,21 @@ INLINE VF LOCAL(exp2)(VF x) {
     return (VF)((VI)p + ((VI)shifted << 23));
 }
 
+/* BF16, in the lower halves: rounded to nearest, ties to even; NaN stays NaN. */
+INLINE U8 LOCAL(to_bf16)(F8 values) {
+    const U8 bits = (U8)values, is_nan = (U8)((bits & 0x7fffffff) > 0x7f800000);
+    return ((is_nan & (bits | 0x400000)) | (~is_nan & (bits + 0x7fff + (bits >> 16 & 1)))) >> 16;
+}
+
 #ifdef DOT_BF16
 #define ELEMENT uint32_t /* a pair of BF16 */
+#define KEYS 2           /* whose weights and values are one */
 INLINE VF LOCAL(dot)(VF sum, const uint32_t *queries, uint32_t pair) {
     return (VF)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_load_si512(queries), (__m512bh)_mm512_set1_epi32((int)pair));
 }
 #else
 #define ELEMENT float
+#define KEYS 1
 INLINE VF LOCAL(dot)(VF sum, const float *queries, float value) { return sum + *(const VF *)queries * value; }
 #endif
 
@@ -80,14 +88,37 @@ INLINE void LOCAL(scores)(const ELEMENT *keys, const ELEMENT *queries, int steps
         }
 }
 
-/* KR rows of O = O shrink + V' P over `count` keys, or pairs of keys: a block is summed by itself first, since one sum
- * over thousands of keys would lose as many bits as all layers together. */
-INLINE void LOCAL(gather)(const ELEMENT *values, int dim, const ELEMENT *P, int count, float *O, const VF shrink[2]) {
+/* Scores of key j, or of the j-th pair where products are of pairs, to weights in place, in row j. */
+INLINE void LOCAL(weigh)(float *S, int j, int count, const VF most[2], VF total[2]) {
+    for (int v = 0; v < 2; v++) {
+        float *at = S + j * BQ + v * W;
+#ifdef DOT_BF16 /* totals take the weights before they are rounded */
+        const VF even = LOCAL(exp2)(*(VF *)(at + j * BQ) - most[v]);
+        const VF odd = 2 * j + 1 < count ? LOCAL(exp2)(*(VF *)(at + (j + 1) * BQ) - most[v]) : (VF){};
+        total[v] += even + odd;
+        const __m512i low = _mm512_srli_epi32(_mm512_add_epi32((__m512i)even, _mm512_set1_epi32(0x8000)), 16);
+        const __m512i high = _mm512_add_epi32((__m512i)odd, _mm512_set1_epi32(0x8000));
+        _mm512_store_si512(at, _mm512_mask_blend_epi16(0xaaaaaaaa, low, high));
+#else
+        *(VF *)at = LOCAL(exp2)(*(VF *)at - most[v]);
+        total[v] += *(VF *)at;
+#endif
+    }
+}
+
+/* KR rows of O = O shrink + V' P over `count` keys: a block is summed by itself first, since one sum over thousands of
+ * keys would lose as many bits as all layers together. The first KR rows make weights of the scores on the way, between
+ * products that leave a processor's other units free. */
+INLINE void LOCAL(gather)(const ELEMENT *values, int dim, float *S, int count, float *O, const VF shrink[2],
+                          int is_first, const VF most[2], VF total[2]) {
     VF sum[KR][2];
     for (int k = 0; k < KR; k++) sum[k][0] = sum[k][1] = (VF){};
-    for (int j = 0; j < count; j++)
+    for (int j = 0; j * KEYS < count; j++) {
+        if (is_first) LOCAL(weigh)(S, j, count, most, total);
         for (int k = 0; k < KR; k++)
-            for (int v = 0; v < 2; v++) sum[k][v] = LOCAL(dot)(sum[k][v], P + j * BQ + v * W, values[(int64_t)j * dim + k]);
+            for (int v = 0; v < 2; v++)
+                sum[k][v] = LOCAL(dot)(sum[k][v], (ELEMENT *)S + j * BQ + v * W, values[(int64_t)j * dim + k]);
+    }
     for (int k = 0; k < KR; k++)
         for (int v = 0; v < 2; v++) {
             VF *at = (VF *)(O + k * BQ + v * W);
@@ -95,46 +126,79 @@ INLINE void LOCAL(gather)(const ELEMENT *values, int dim, const ELEMENT *P, int 
         }
 }
 
-/* Scores to weights in place, a pair of keys to one row where products are of pairs; returns nothing lost: the
- * sums take the weights before they are rounded. */
-INLINE void LOCAL(weights)(float *S, int count, const VF most[2], VF total[2]) {
+/* Rows and columns of 8 x 8 numbers change places. */
+INLINE void LOCAL(transpose)(F8 rows[8]) {
+    __m256 pairs[8], fours[8];
+    for (int i = 0; i < 8; i += 2) {
+        pairs[i] = _mm256_unpacklo_ps((__m256)rows[i], (__m256)rows[i + 1]);
+        pairs[i + 1] = _mm256_unpackhi_ps((__m256)rows[i], (__m256)rows[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int j = 0; j < 2; j++) {
+            fours[i + 2 * j] = _mm256_shuffle_ps(pairs[i + j], pairs[i + j + 2], 0x44);
+            fours[i + 2 * j + 1] = _mm256_shuffle_ps(pairs[i + j], pairs[i + j + 2], 0xee);
+        }
+    for (int i = 0; i < 4; i++) {
+        rows[i] = (F8)_mm256_permute2f128_ps(fours[i], fours[i + 4], 0x20);
+        rows[i + 4] = (F8)_mm256_permute2f128_ps(fours[i], fours[i + 4], 0x31);
+    }
+}
+
+/* Queries of `count` tokens, at most eight, from t on become as many columns of Q; the rest of eight is zero. */
+INLINE void LOCAL(read_queries)(const Job *job, ELEMENT *Q, int64_t t, int count, int h, int64_t position) {
+    const int dim = job->head_dim;
+    float rows[8 * MAX_DIM];
+    for (int i = 0; i < count; i++) read_row(job, rows + i * dim, t + i, 0, h, (int)position + i);
+    memset(rows + count * dim, 0, (size_t)((8 - count) * dim) * 4);
+    for (int k = 0; k < dim; k += 8) {
+        F8 columns[8];
+        for (int i = 0; i < 8; i++) columns[i] = *(const F8 *)(rows + i * dim + k) * LOG2_E;
+        LOCAL(transpose)(columns);
 #ifdef DOT_BF16
-    for (int j = 0; j < count; j += 2)
-        for (int v = 0; v < 2; v++) {
-            const VF even = LOCAL(exp2)(*(VF *)(S + j * BQ + v * W) - most[v]);
-            const VF odd = j + 1 < count ? LOCAL(exp2)(*(VF *)(S + (j + 1) * BQ + v * W) - most[v]) : (VF){};
-            total[v] += even + odd;
-            const __m512i low = _mm512_srli_epi32(_mm512_add_epi32((__m512i)even, _mm512_set1_epi32(0x8000)), 16);
-            const __m512i high = _mm512_add_epi32((__m512i)odd, _mm512_set1_epi32(0x8000));
-            const __m512i pair = _mm512_mask_blend_epi16(0xaaaaaaaa, low, high);
-            _mm512_store_si512((uint32_t *)S + j / 2 * BQ + v * W, pair);
-        }
+        for (int i = 0; i < 8; i += 2)
+            *(U8 *)(Q + (k + i) / 2 * BQ) = LOCAL(to_bf16)(columns[i]) | LOCAL(to_bf16)(columns[i + 1]) << 16;
 #else
-    for (int j = 0; j < count; j++)
-        for (int v = 0; v < 2; v++) {
-            VF *at = (VF *)(S + j * BQ + v * W);
-            *at = LOCAL(exp2)(*at - most[v]);
-            total[v] += *at;
-        }
+        for (int i = 0; i < 8; i++) *(F8 *)(Q + (k + i) * BQ) = columns[i];
 #endif
+    }
+}
+
+/* As many columns of O, each times its scale, become outputs of `count` tokens, at most eight, from t on. */
+INLINE void LOCAL(write_outputs)(const Job *job, const float *O, F8 scales, int64_t t, int count, int h) {
+    const int dim = job->head_dim;
+    for (int k = 0; k < dim; k += 8) {
+        F8 rows[8];
+        for (int i = 0; i < 8; i++) rows[i] = *(const F8 *)(O + (k + i) * BQ) * scales;
+        LOCAL(transpose)(rows);
+        for (int i = 0; i < count; i++) {
+            const int64_t to = ((t + i) * job->num_heads + h) * dim + k;
+            if (job->is_bf16) *(H8 *)((uint16_t *)job->out + to) = __builtin_convertvector(LOCAL(to_bf16)(rows[i]), H8);
+            else *(F8 *)((float *)job->out + to) = rows[i];
+        }
+    }
 }
 
 static void ATTEND(const Job *job, int64_t start, int64_t length, int h, void *key_rows, void *value_rows) {
     const int dim = job->head_dim;
     ELEMENT *keys = key_rows, *values = value_rows;
-    float row[MAX_DIM];
 #ifdef DOT_BF16
-    const int steps = dim / 2, keys_per_row = 2;
+    const int steps = dim / 2;
+    float rows[2 * MAX_DIM];
     for (int64_t j = 0; j < length; j++) {
-        read_row(job, row, start + j, 1, h, (int)j);
-        for (int k = 0; k < dim; k++) ((uint16_t *)keys)[j * dim + k] = to_bf16(row[k]);
-        read_row(job, row, start + j, 2, h, (int)j);
-        for (int k = 0; k < dim; k++) ((uint16_t *)values)[(j / 2 * dim + k) * 2 + j % 2] = to_bf16(row[k]);
+        read_row(job, rows, start + j, 1, h, (int)j);
+        for (int k = 0; k < dim; k += 8)
+            *(H8 *)((uint16_t *)keys + j * dim + k) = __builtin_convertvector(LOCAL(to_bf16)(*(const F8 *)(rows + k)), H8);
     }
-    if (length % 2)
-        for (int k = 0; k < dim; k++) ((uint16_t *)values)[(length / 2 * dim + k) * 2 + 1] = 0;
+    for (int64_t j = 0; j < length; j += 2) {
+        read_row(job, rows, start + j, 2, h, (int)j);
+        if (j + 1 < length) read_row(job, rows + dim, start + j + 1, 2, h, (int)j + 1);
+        else memset(rows + dim, 0, (size_t)dim * 4);
+        for (int k = 0; k < dim; k += 8)
+            *(U8 *)(values + j / 2 * dim + k) =
+                LOCAL(to_bf16)(*(const F8 *)(rows + k)) | LOCAL(to_bf16)(*(const F8 *)(rows + dim + k)) << 16;
+    }
 #else
-    const int steps = dim, keys_per_row = 1;
+    const int steps = dim;
     for (int64_t j = 0; j < length; j++) {
         read_row(job, keys + j * dim, start + j, 1, h, (int)j);
         read_row(job, values + j * dim, start + j, 2, h, (int)j);
@@ -147,50 +211,37 @@ static void ATTEND(const Job *job, int64_t start, int64_t length, int h, void *k
     ELEMENT Q[MAX_DIM * BQ] __attribute__((aligned(64)));
     for (int64_t first = 0; first < length; first += BQ) {
         const int num_queries = length - first < BQ ? (int)(length - first) : BQ;
-        memset(Q, 0, (size_t)steps * BQ * sizeof(ELEMENT));
+        if (num_queries < BQ) memset(Q, 0, (size_t)steps * BQ * sizeof(ELEMENT));
         memset(O, 0, (size_t)dim * BQ * 4);
-        for (int i = 0; i < num_queries; i++) {
-            read_row(job, row, start + first + i, 0, h, (int)(first + i));
-            for (int k = 0; k < dim; k++) {
-#ifdef DOT_BF16
-                ((uint16_t *)Q)[(k / 2 * BQ + i) * 2 + k % 2] = to_bf16(row[k] * LOG2_E);
-#else
-                Q[k * BQ + i] = row[k] * LOG2_E;
-#endif
-            }
-        }
-        VF most[2], total[2] = {(VF){}, (VF){}};
+        for (int i = 0; i < num_queries; i += 8)
+            LOCAL(read_queries)(job, Q + i, start + first + i, num_queries - i < 8 ? num_queries - i : 8, h, first + i);
+        VF most[2], total[2] = {};
         most[0] = most[1] = (VF){} - 3e38f;
         for (int64_t at = 0; at < length; at += BK) {
             const int count = length - at < BK ? (int)(length - at) : BK;
             const VF before[2] = {most[0], most[1]};
+            VF shrink[2], sum[2] = {};
             int j = 0;
             for (; j + R <= count; j += R)
                 LOCAL(scores)(keys + (at + j) * steps, Q, steps, R, S + j * BQ, most, slope, table, job->reach,
                               first - at - j);
+            for (; j + R / 2 <= count; j += R / 2)
+                LOCAL(scores)(keys + (at + j) * steps, Q, steps, R / 2, S + j * BQ, most, slope, table, job->reach,
+                              first - at - j);
             for (; j < count; j++)
                 LOCAL(scores)(keys + (at + j) * steps, Q, steps, 1, S + j * BQ, most, slope, table, job->reach,
                               first - at - j);
-            VF shrink[2], sum[2] = {(VF){}, (VF){}};
-            LOCAL(weights)(S, count, most, sum);
-            for (int v = 0; v < 2; v++) {
-                shrink[v] = LOCAL(exp2)(before[v] - most[v]);
-                total[v] = total[v] * shrink[v] + sum[v];
-            }
-            for (int k = 0; k < dim; k += KR)
-                LOCAL(gather)(values + at / keys_per_row * dim + k, dim, (ELEMENT *)S,
-                              (count + keys_per_row - 1) / keys_per_row, O + k * BQ, shrink);
+            for (int v = 0; v < 2; v++) shrink[v] = LOCAL(exp2)(before[v] - most[v]);
+            const ELEMENT *from = values + at / KEYS * dim;
+            LOCAL(gather)(from, dim, S, count, O, shrink, 1, most, sum);
+            for (int k = KR; k < dim; k += KR)
+                LOCAL(gather)(from + k, dim, S, count, O + k * BQ, shrink, 0, most, sum);
+            for (int v = 0; v < 2; v++) total[v] = total[v] * shrink[v] + sum[v];
         }
         for (int v = 0; v < 2; v++) total[v] = 1.0f / total[v];
-        for (int i = 0; i < num_queries; i++) {
-            const int64_t to = ((start + first + i) * job->num_heads + h) * dim;
-            const float scale = total[i / W][i % W];
-            for (int k = 0; k < dim; k++) {
-                const float value = O[k * BQ + i] * scale;
-                if (job->is_bf16) ((uint16_t *)job->out)[to + k] = to_bf16(value);
-                else ((float *)job->out)[to + k] = value;
-            }
-        }
+        for (int i = 0; i < num_queries; i += 8)
+            LOCAL(write_outputs)(job, O + i, *(const F8 *)((const float *)total + i), start + first + i,
+                                 num_queries - i < 8 ? num_queries - i : 8, h);
     }
 }
 
@@ -202,6 +253,7 @@ static void ATTEND(const Job *job, int64_t start, int64_t length, int h, void *k
 #undef VI
 #undef INLINE
 #undef ELEMENT
+#undef KEYS
 #undef ATTEND
 #undef W
 #undef R
