@@ -8,6 +8,7 @@ Each window is reduced over its own rows in their order, so that its vector cann
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,7 +17,10 @@ from torch import Tensor
 
 from hpc_embed.engine.batches import PackedBatch
 from hpc_embed.engine.transfers import to_device
+from hpc_embed.families.family import Special
 from hpc_embed.registry import PER_BASE, PER_TOKEN
+
+Reduction = Literal["sum", "max"]
 
 
 def pool(
@@ -39,13 +43,13 @@ def pool(
 
 def mean(hidden_TD: Tensor, batch: PackedBatch, lengths_B: Tensor) -> Tensor:
     """Over residues: the special tokens at either end of each window do not count."""
-    sums_BD = _sums(hidden_TD.masked_fill(_is_special(batch), 0.0), lengths_B)
+    sums_BD = _reduced("sum", hidden_TD, batch, lengths_B, batch.special)
     return (sums_BD / (lengths_B - batch.special.total).clamp_min(1)[:, None]).float()
 
 
 def mean_with_special(hidden_TD: Tensor, batch: PackedBatch, lengths_B: Tensor) -> Tensor:
     """Over every token."""
-    return (_sums(hidden_TD, lengths_B) / lengths_B[:, None]).float()
+    return (_reduced("sum", hidden_TD, batch, lengths_B, NO_SPECIAL) / lengths_B[:, None]).float()
 
 
 def cls(hidden_TD: Tensor, batch: PackedBatch, lengths_B: Tensor) -> Tensor:
@@ -55,7 +59,7 @@ def cls(hidden_TD: Tensor, batch: PackedBatch, lengths_B: Tensor) -> Tensor:
 
 def maximum(hidden_TD: Tensor, batch: PackedBatch, lengths_B: Tensor) -> Tensor:
     """Over residues, each dimension by itself."""
-    return _segment("max", hidden_TD.masked_fill(_is_special(batch), float("-inf")), lengths_B)
+    return _reduced("max", hidden_TD, batch, lengths_B, batch.special)
 
 
 def per_token(hidden_TD: Tensor, batch: PackedBatch, lengths_B: Tensor) -> Tensor:
@@ -86,19 +90,42 @@ POOLINGS: dict[str, Callable[[Tensor, PackedBatch, Tensor], Tensor]] = {
     PER_TOKEN: per_token,
 }
 COLUMNS_AT_ONCE = 256
-"""So that no copy of all states in float64 is needed."""
+"""So that no copy of all states in float64 is needed on a GPU."""
+OF_NOTHING: dict[Reduction, float] = {"sum": 0.0, "max": float("-inf")}
+NO_SPECIAL = Special(0, 0)
 WITHOUT_SPECIAL = ("mean", "max", PER_TOKEN)
 
 
-def _sums(hidden_TD: Tensor, lengths_B: Tensor) -> Tensor:
-    """In float64: one after the other in float32, a thousand rows lose as many bits as all layers together."""
+def _reduced(
+    reduction: Reduction, hidden_TD: Tensor, batch: PackedBatch, lengths_B: Tensor, special: Special
+) -> Tensor:
+    """Each window's rows but the special ones to one row: their largest, or their sum in float64. One after the other
+    in float32, a thousand rows lose as many bits as all layers together."""
+    if hidden_TD.is_cuda:
+        return _segments(reduction, hidden_TD, batch, lengths_B, special)
+    windows = zip(torch.split(hidden_TD, list(batch.lengths)), batch.lengths, strict=True)
+    rows = (window_ND[special.front : max(length - special.back, special.front)] for window_ND, length in windows)
+    if reduction == "sum":
+        return torch.stack([rows_RD.sum(0, dtype=torch.float64) for rows_RD in rows])
+    nothing_D = hidden_TD.new_full(hidden_TD.shape[1:], OF_NOTHING["max"])
+    return torch.stack([rows_RD.amax(0) if len(rows_RD) else nothing_D for rows_RD in rows])
+
+
+def _segments(
+    reduction: Reduction, hidden_TD: Tensor, batch: PackedBatch, lengths_B: Tensor, special: Special
+) -> Tensor:
+    """The same in a few launches for all windows, which a CPU takes ten times as long for."""
+    if special.total:
+        hidden_TD = hidden_TD.masked_fill(_is_special(batch), OF_NOTHING[reduction])
+    if reduction == "max":
+        return _segment("max", hidden_TD, lengths_B)
     parts = torch.split(hidden_TD, COLUMNS_AT_ONCE, dim=1)
     return torch.cat([_segment("sum", part.double(), lengths_B) for part in parts], dim=1)
 
 
-def _segment(reduce: str, hidden_TD: Tensor, lengths_B: Tensor) -> Tensor:
+def _segment(reduction: Reduction, hidden_TD: Tensor, lengths_B: Tensor) -> Tensor:
     # unsafe: no check of the lengths, which would wait for the device
-    return torch.segment_reduce(hidden_TD, reduce, lengths=lengths_B, axis=0, unsafe=True)
+    return torch.segment_reduce(hidden_TD, reduction, lengths=lengths_B, axis=0, unsafe=True)
 
 
 def _is_special(batch: PackedBatch) -> Tensor:

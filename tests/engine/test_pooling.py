@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 
+from hpc_embed.engine import pooling
 from hpc_embed.engine.batches import make_batch
-from hpc_embed.engine.pooling import POOLINGS, pool
+from hpc_embed.engine.pooling import POOLINGS, Reduction, pool
+from hpc_embed.families.family import Special
 from hpc_embed.registry import PER_TOKEN
 from hpc_embed.registry import POOLINGS as NAMES
 from tests.engine.references import CPU, random_tokens
@@ -47,6 +51,30 @@ def test_a_vector_does_not_depend_on_batch_mates(name: str) -> None:
         windows, torch.split(hidden_TD, LENGTHS), torch.split(together, rows), strict=True
     ):
         assert torch.equal(pool(name, hidden, make_batch([window], CPU))[0], expected)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "max"])
+@pytest.mark.parametrize("special", [Special(1, 1), Special(0, 1), Special(0, 0)])
+def test_what_a_gpu_launches_for_all_windows_gives_what_a_cpu_makes_one_by_one(
+    reduction: Reduction, special: Special
+) -> None:
+    lengths = [*LENGTHS, 2, 1]
+    batch = make_batch(random_tokens(lengths), CPU, special)
+    hidden_TD = torch.randn(sum(lengths), 300, generator=torch.Generator().manual_seed(0))
+    given = reduction, hidden_TD, batch, torch.tensor(lengths), special
+    ours, theirs = pooling._reduced(*given), pooling._segments(*given)
+    assert torch.equal(ours.float(), theirs.float())
+    assert ours.dtype == theirs.dtype
+
+
+@pytest.mark.parametrize("name", ["mean", "max"])
+def test_a_vector_does_not_depend_on_the_number_of_threads(name: str, threads: Callable[[int], None]) -> None:
+    batch = make_batch(random_tokens([3000]), CPU)
+    hidden_TD = torch.randn(3000, 1283, generator=torch.Generator().manual_seed(0))
+    expected, _ = pool(name, hidden_TD, batch)
+    for number in (2, 3, 8):
+        threads(number)
+        assert torch.equal(pool(name, hidden_TD, batch)[0], expected), number
 
 
 def test_bf16_states_are_summed_in_float32() -> None:
