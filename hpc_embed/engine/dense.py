@@ -1,10 +1,11 @@
 """Dense layers: weights cast once, and on a CPU multiplied by the library that was measured to be the faster there.
 
 torch brings two. oneDNN, for which weights are laid out once, takes activations, products and sums along and comes
-near the peak of AVX-512, where MKL on AMD's processors keeps to half of it. At AVX2 it is the other way round: there
-MKL has 91 % of the peak with GELU behind it and oneDNN 72 %. Each adds up in one order: oneDNN once there are enough
-rows, MKL where these are a multiple of four, too, and have one thread. Where a CPU cannot multiply BF16, its numbers
-are multiplied in float32 and rounded afterwards, as the hardware that can does inside.
+near the peak of AVX-512, where MKL on AMD's processors keeps to half of it. At AVX2 an AMD of Zen 3 has it the other
+way round: MKL has 91 % of the peak with GELU behind it and oneDNN 72 %; Zen 5, held to AVX2, has 82 and 95 %. There
+oneDNN's own activations take three times as long as torch's, which then follow. Each adds up in one order: oneDNN once
+there are enough rows, MKL where these are a multiple of four, too, and have one thread. Where a CPU cannot multiply
+BF16, its numbers are multiplied in float32 and rounded afterwards, as the hardware that can does inside.
 """
 
 # R = rows, D = columns in, E = columns out
@@ -49,16 +50,17 @@ class Dense:
         self.is_laid_out: bool = device.type == "cpu" and products(self._inner) == "oneDNN"
         if self.is_laid_out:
             self._weight_ED = torch.ops.mkldnn._reorder_linear_weight(self._weight_ED)
+        self._takes_steps = self.is_laid_out and processor.has_avx512()
         self._block = BLOCK_ROWS if self.is_laid_out and dtype == torch.bfloat16 and processor.has_amx() else None
 
     def __call__(self, x_RD: Tensor) -> Tensor:
         """[R, E] in the layer's precision."""
-        return self._product(x_RD, "none") if self.is_laid_out else self._linear(x_RD).to(self._dtype)
+        return self._linear(x_RD).to(self._dtype)
 
     def activated(self, x_RD: Tensor, activation: Activation) -> Tensor:
         """The product, and an element-wise function of it."""
-        if self.is_laid_out:
-            return self._product(x_RD, *STEPS[activation])
+        if self._takes_steps:
+            return self._product(x_RD, *STEPS[activation]).to(self._dtype)
         return fused(activated, x_RD.device.type)(self._linear(x_RD), activation).to(self._dtype)
 
     def gated(self, gate: Dense, x_RD: Tensor, activation: Activation) -> Tensor:
@@ -76,6 +78,8 @@ class Dense:
 
     def _linear(self, x_RD: Tensor) -> Tensor:
         """In the precision in which it is multiplied."""
+        if self.is_laid_out:
+            return self._product(x_RD, "none")
         x_RD = x_RD.to(self._dtype).to(self._inner)
         return self._multiplied(x_RD) if x_RD.is_cuda else self._in_full_blocks(x_RD)
 
@@ -100,7 +104,7 @@ class Dense:
             out: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._weight_ED, self._bias_E, step, [], algorithm)
             return out
 
-        return self._in_blocks(run, x_RD.to(self._dtype).to(self._inner)).to(self._dtype)
+        return self._in_blocks(run, x_RD.to(self._dtype).to(self._inner))
 
     def _joined(self, x_RD: Tensor, other_RE: Tensor, step: str) -> Tensor:
         def run(rows: Tensor, others: Tensor) -> Tensor:
@@ -121,15 +125,15 @@ class Dense:
 
 BLOCK_ROWS = 512
 """oneDNN's BF16 products with AMX add up in another order for other numbers of rows, also of thousands."""
-FASTER = {("AuthenticAMD", "avx512"): "oneDNN", ("AuthenticAMD", "avx2"): "MKL"}
-"""By the processor's maker and instructions, as measured; what was not has oneDNN."""
+MKL_FIRST = {("AuthenticAMD", 23), ("AuthenticAMD", 25)}
+"""Makers and families whose AVX2 MKL uses better, as measured on Zen 3; Zen 2, of 23, multiplies alike. All other
+processors, and these with AVX-512, have oneDNN."""
 
 
 def products(dtype: torch.dtype = torch.float32) -> str:
     """The library that multiplies on this CPU, by the table and never by a timing at the start: bits depend on it."""
-    instructions = "avx512" if "avx512f" in processor.flags() else "avx2"
-    measured = FASTER.get((processor.maker(), instructions), "oneDNN")
-    if measured == "MKL" and dtype == torch.float32 and torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
+    is_mkl_first = (processor.maker(), processor.family()) in MKL_FIRST and not processor.has_avx512()
+    if is_mkl_first and dtype == torch.float32 and torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
         return "MKL"
     return "oneDNN" if _has_onednn(dtype) else "torch"
 

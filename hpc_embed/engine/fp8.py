@@ -33,7 +33,8 @@ class Fp8Dense(Dense):
     shows how exact FP8 is."""
 
     def __init__(self, weight_ED: Tensor, bias_E: Tensor | None, *, device: torch.device, dtype: torch.dtype) -> None:
-        self._dtype, self._device, self.is_laid_out = dtype, device, False
+        self._dtype, self._device = dtype, device
+        self.is_laid_out = self._takes_steps = False
         self._weight_ED, scale_E1 = chains.quantised(weight_ED.to(device))
         self._scale_1E = scale_E1.T.contiguous()
         self._bias_E = None if bias_E is None else bias_E.to(device, dtype)

@@ -26,10 +26,10 @@ LARGEST_HEAD = 256
 
 def level() -> int:
     """Index into LEVELS of what this processor runs; 0 without the library."""
-    library, flags = _library(), processor.flags()
+    library = _library()
     if library is None:
         return 0
-    most = 3 if "avx512_bf16" in flags else 2 if "avx512f" in flags else 1
+    most = 3 if "avx512_bf16" in processor.flags() else 2 if processor.has_avx512() else 1
     return min(int(library.hpc_embed_attention_level()), most)
 
 

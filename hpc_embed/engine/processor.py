@@ -33,6 +33,11 @@ def has_amx() -> bool:
     return "amx_bf16" in flags()
 
 
+def has_avx512() -> bool:
+    """True where its vectors have 512 bits."""
+    return "avx512f" in flags()
+
+
 def flags() -> set[str]:
     """Names of its features, as Linux spells them; those beyond HPC_EMBED_MAX_CPU_ISA left out."""
     found = set((_entry("flags") or _entry("Features")).split())
@@ -43,6 +48,11 @@ def flags() -> set[str]:
 def maker() -> str:
     """As the processor names it, AuthenticAMD say; empty where Linux does not tell."""
     return _entry("vendor_id")
+
+
+def family() -> int:
+    """Its maker's number for the design: 25 for AMD's Zen 3 and Zen 4, 26 for Zen 5; 0 where Linux does not tell."""
+    return int(_entry("cpu family") or 0)
 
 
 def name() -> str:

@@ -25,14 +25,46 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 STEPS = ["plain", "plus", *ACTIVATIONS, *(f"gated {name}" for name in ACTIVATIONS)]
 
 
-@pytest.fixture(params=["oneDNN", "MKL"])
+WAYS = {
+    "oneDNN, activations apart": ("oneDNN", "any", 0, set[str]()),
+    "oneDNN, activations inside": ("oneDNN", "any", 0, {"avx512f"}),
+    "MKL": ("MKL", "AuthenticAMD", 25, set[str]()),
+}
+"""The library, and the processor that has it so: its maker, family and instructions."""
+
+
+@pytest.fixture(params=WAYS)
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each of the two, on whatever processor."""
-    if request.param == "MKL" and not torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
+    """Each of the two in each of its ways, on whatever processor."""
+    name, maker, family, flags = WAYS[request.param]
+    if name == "MKL" and not torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
         pytest.skip("needs a torch with MKL")
-    monkeypatch.setattr(processor, "maker", lambda: "AuthenticAMD" if request.param == "MKL" else "any")
-    monkeypatch.setattr(processor, "flags", set)
-    return str(request.param)
+    monkeypatch.setattr(processor, "maker", lambda: maker)
+    monkeypatch.setattr(processor, "family", lambda: family)
+    monkeypatch.setattr(processor, "flags", lambda: flags)
+    return name
+
+
+@pytest.mark.parametrize(
+    ("maker", "family", "flags", "expected"),
+    [
+        ("AuthenticAMD", 23, set(), "MKL"),
+        ("AuthenticAMD", 25, set(), "MKL"),
+        ("AuthenticAMD", 25, {"avx512f"}, "oneDNN"),
+        ("AuthenticAMD", 26, set(), "oneDNN"),
+        ("GenuineIntel", 6, set(), "oneDNN"),
+        ("", 0, set(), "oneDNN"),
+    ],
+)
+def test_the_library_is_that_of_the_processor(
+    maker: str, family: int, flags: set[str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not (torch.backends.mkl.is_available() and dense._has_onednn(torch.float32)):  # type: ignore[no-untyped-call]
+        pytest.skip("needs a torch with both")
+    monkeypatch.setattr(processor, "maker", lambda: maker)
+    monkeypatch.setattr(processor, "family", lambda: family)
+    monkeypatch.setattr(processor, "flags", lambda: flags)
+    assert dense.products() == expected
 
 
 def random(*size: int, seed: int) -> Tensor:

@@ -188,3 +188,11 @@ def test_a_processor_plays_a_lesser_one(most: str, left: set[str], level: int, m
     monkeypatch.setenv("HPC_EMBED_MAX_CPU_ISA", most)
     assert processor.flags() == left
     assert kernel.level() == level
+
+
+def test_a_processor_names_its_maker_and_family_where_linux_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = ["vendor_id\t: AuthenticAMD", "cpu family\t: 26", "model\t\t: 2", "model name\t: AMD EPYC"]
+    monkeypatch.setattr(processor, "_cpuinfo", lambda: told)
+    assert (processor.maker(), processor.family(), processor.name()) == ("AuthenticAMD", 26, "AMD EPYC")
+    monkeypatch.setattr(processor, "_cpuinfo", list)
+    assert (processor.maker(), processor.family()) == ("", 0)
