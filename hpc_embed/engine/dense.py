@@ -81,7 +81,10 @@ class Dense:
         if self.is_laid_out:
             return self._product(x_RD, "none")
         x_RD = x_RD.to(self._dtype).to(self._inner)
-        return self._multiplied(x_RD) if x_RD.is_cuda else self._in_full_blocks(x_RD)
+        if x_RD.is_cuda:
+            return self._multiplied(x_RD)
+        with torch.autocast("cpu", enabled=False):  # it would round to BF16 what is to be multiplied in float32
+            return self._in_full_blocks(x_RD)
 
     def _in_full_blocks(self, x_RD: Tensor) -> Tensor:
         """A product of MKL: of a multiple of FEWEST_ROWS, with one thread for each row."""

@@ -1,6 +1,6 @@
 """Hidden states to one vector per window, in float32, summed in float64.
 
-Each window is reduced over its own rows in their order, so that its vector cannot depend on its batch mates.
+Each window's rows are reduced by themselves, so that its vector cannot depend on its batch mates.
 """
 
 # T = packed tokens, B = windows, D = hidden

@@ -158,6 +158,21 @@ def test_bf16_without_instructions_for_it_is_the_rounded_product_in_float32(
 
 
 @torch.inference_mode()
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+def test_autocast_around_it_changes_no_bit(name: str, dtype: torch.dtype) -> None:
+    """An encoder in BF16 runs under it, and a layer knows better in what it multiplies."""
+    x, other = random(70, 40, seed=1).to(dtype), random(70, 60, seed=2)
+    layer = Dense(random(60, 40, seed=0) / 7, random(60, seed=3), device=CPU, dtype=dtype)
+    expected = step(layer, name, x, other)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = step(layer, name, x, other)
+    assert ours.dtype == expected.dtype
+    assert torch.equal(ours, expected)
+
+
+@torch.inference_mode()
 @pytest.mark.parametrize("name", STEPS)
 @pytest.mark.parametrize("num_rows", [1, 511, 512, 513, 1300])
 def test_products_of_so_many_rows_at_a_time_are_the_products(
