@@ -9,7 +9,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -30,6 +30,8 @@ from hpc_embed.engine.references import Reference
 PACKAGES = ("torch", "transformers", "fair-esm", "numpy")
 SECONDS = 8.0
 """A way that is done sooner is measured again until so much time is spent; the median counts."""
+AGAIN = " (again)"
+"""Behind the name of a way that is measured once more at the end."""
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 Windows = Sequence[NDArray[np.integer]]
@@ -166,6 +168,19 @@ def largest_distance(ours: NDArray[np.float32], reference: NDArray[np.float32]) 
     """The largest 1 - cos of two rows, in float64."""
     a, b = (torch.from_numpy(vectors).double() for vectors in (ours, reference))
     return max(0.0, float((1 - torch.cosine_similarity(a, b)).max()))
+
+
+def against_bars(
+    model: str, found: Mapping[str, Measured], bars: Sequence[tuple[str, str, float]]
+) -> tuple[Table, list[Figure]]:
+    """One way over another, and what it should be at least."""
+    ratios = [
+        (f"{one} over {other}", found[one].tokens_per_second / found[other].tokens_per_second, bar)
+        for one, other, bar in bars
+    ]
+    rows = [(name, f"{ratio:.2f}", f"{bar:g}", "yes" if ratio >= bar else "NO") for name, ratio, bar in ratios]
+    table = Table(f"{model}: ratios", ("", "measured", "at least", ""), rows)
+    return table, [Figure(f"{model}: {name}", ratio, "times") for name, ratio, _ in ratios]
 
 
 def matmul_peak(precision: str) -> float:

@@ -77,7 +77,7 @@ def answer(fasta: Path, model: str, num_records: int, seconds: float = measuring
     windows = proteins(fasta, num_records)
     found = {
         name: measuring.in_fresh_process(run_way, name, model, windows, seconds)
-        for name in (*WAYS, "hpc-embed, FP32 (again)")
+        for name in (*WAYS, f"hpc-embed, FP32{measuring.AGAIN}")
     }
     if ESM_CPP_PYTHON.exists():
         found |= _esm_cpp(model, windows)
@@ -94,20 +94,15 @@ def answer(fasta: Path, model: str, num_records: int, seconds: float = measuring
         f"One core. Largest matrix product in this run: {peaks['fp32'] / 1e9:.0f} GFLOP/s in FP32, "
         f"{peaks['bf16'] / 1e9:.0f} in BF16; a token takes {flops_per_token / 1e6:.1f} MFLOP. Ratio: to the first way."
     )
-    ratios = [
-        (f"{ours} over {other}", found[ours].tokens_per_second / found[other].tokens_per_second, bar)
-        for ours, other, bar in RATIOS
-    ]
-    ratio_rows = [(name, f"{ratio:.2f}", f"{bar:g}", "yes" if ratio >= bar else "NO") for name, ratio, bar in ratios]
+    ratios, ratio_figures = measuring.against_bars(model, found, RATIOS)
     figures = [Figure(f"{model}: {name}: tokens", each.tokens_per_second, "tokens/s") for name, each in found.items()]
     figures += [Figure(f"{model}: {name}: padding efficiency", found[name].padding_efficiency, "") for name in found]
-    figures += [Figure(f"{model}: {name}", ratio, "times") for name, ratio, _ in ratios]
     return Answer(
         [
             Table(title, headings, rows, note),
-            Table(f"{model}: ratios", ("", "measured", "at least", ""), ratio_rows),
+            ratios,
         ],
-        figures,
+        figures + ratio_figures,
     )
 
 
@@ -131,7 +126,7 @@ def _row(
 def run_way(name: str, model: str, windows: Windows, seconds: float = measuring.SECONDS) -> Measured:
     """One way, in this process."""
     shape = _shape(model)
-    way = _way(name.removesuffix(" (again)"), shape, random_weights(ESM2, shape, seed=0))
+    way = _way(name.removesuffix(measuring.AGAIN), shape, random_weights(ESM2, shape, seed=0))
     return measuring.measure(way, windows, seconds)
 
 

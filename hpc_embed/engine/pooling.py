@@ -103,8 +103,8 @@ def _reduced(
     in float32, a thousand rows lose as many bits as all layers together."""
     if hidden_TD.is_cuda:
         return _segments(reduction, hidden_TD, batch, lengths_B, special)
-    windows = zip(torch.split(hidden_TD, list(batch.lengths)), batch.lengths, strict=True)
-    rows = (window_ND[special.front : max(length - special.back, special.front)] for window_ND, length in windows)
+    windows = torch.split(hidden_TD, list(batch.lengths))
+    rows = (window_ND[special.front : max(len(window_ND) - special.back, special.front)] for window_ND in windows)
     if reduction == "sum":
         return torch.stack([rows_RD.sum(0, dtype=torch.float64) for rows_RD in rows])
     nothing_D = hidden_TD.new_full(hidden_TD.shape[1:], OF_NOTHING["max"])

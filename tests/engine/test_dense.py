@@ -33,15 +33,20 @@ WAYS = {
 """The library, and the processor that has it so: its maker, family and instructions."""
 
 
+def play(monkeypatch: pytest.MonkeyPatch, maker: str, family: int, flags: set[str]) -> None:
+    """Another processor."""
+    monkeypatch.setattr(processor, "maker", lambda: maker)
+    monkeypatch.setattr(processor, "family", lambda: family)
+    monkeypatch.setattr(processor, "flags", lambda: flags)
+
+
 @pytest.fixture(params=WAYS)
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Each of the two in each of its ways, on whatever processor."""
     name, maker, family, flags = WAYS[request.param]
     if name == "MKL" and not torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
         pytest.skip("needs a torch with MKL")
-    monkeypatch.setattr(processor, "maker", lambda: maker)
-    monkeypatch.setattr(processor, "family", lambda: family)
-    monkeypatch.setattr(processor, "flags", lambda: flags)
+    play(monkeypatch, maker, family, flags)
     return name
 
 
@@ -61,9 +66,7 @@ def test_the_library_is_that_of_the_processor(
 ) -> None:
     if not (torch.backends.mkl.is_available() and dense._has_onednn(torch.float32)):  # type: ignore[no-untyped-call]
         pytest.skip("needs a torch with both")
-    monkeypatch.setattr(processor, "maker", lambda: maker)
-    monkeypatch.setattr(processor, "family", lambda: family)
-    monkeypatch.setattr(processor, "flags", lambda: flags)
+    play(monkeypatch, maker, family, flags)
     assert dense.products() == expected
 
 
