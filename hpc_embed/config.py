@@ -101,6 +101,9 @@ class WorkSettings:
     """Try the shards again that were left aside."""
     force_precision: bool = False
     """Run --precision bf16 or fp8 also on a device without instructions for it, where FP32 is faster and more exact."""
+    proof: bool = True
+    """Before a checkpoint's first vector here, compare its tokens and vectors with the reference implementation's.
+    --no-proof leaves that out, and the dataset says so."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for the hub
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HPC_EMBED_CACHE", tempfile.mkdtemp(prefix="hpc-embed-cache-"))  # proofs of the tests' own
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it runs with `&` ignore ^C
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from tests.checkpoints.faces import ESM2_CONFIG, write_face
 from tests.conftest import Run
 
 DNA = ">d\n" + "ACGT" * 50 + "\n"
@@ -31,13 +32,9 @@ def files(tmp_path: Path) -> None:
     (tmp_path / "x.tsv").write_text("name\tprotein\np1\tMKV\n")
     (tmp_path / "folder").mkdir()
     (tmp_path / "checkpoint").mkdir()
-    (tmp_path / "stranger").mkdir()
-    (tmp_path / "stranger" / "config.json").write_text(
-        json.dumps({"model_type": "bert", "auto_map": {"AutoModel": "bert.Bert"}})
-    )
-    (tmp_path / "esm1").mkdir()
-    esm1 = {"model_type": "esm", "position_embedding_type": "absolute", "emb_layer_norm_before": True}
-    (tmp_path / "esm1" / "config.json").write_text(json.dumps(esm1))
+    stranger = {"model_type": "bert", "auto_map": {"AutoModel": "bert.Bert"}}
+    write_face(tmp_path / "stranger", stranger, {"x": (1,)})
+    write_face(tmp_path / "saprot", ESM2_CONFIG | {"vocab_size": 446}, {"x": (1,)}, None)
     (tmp_path / "hollow").mkdir()
     (tmp_path / "hollow" / "config.json").write_text(
         json.dumps(
@@ -45,9 +42,6 @@ def files(tmp_path: Path) -> None:
             | {"intermediate_size": 1280, "vocab_size": 33}
         )
     )
-    (tmp_path / "headless").mkdir()
-    headless = {"model_type": "esm", "num_hidden_layers": 6, "hidden_size": 320, "num_attention_heads": 0}
-    (tmp_path / "headless" / "config.json").write_text(json.dumps(headless))
     (tmp_path / "typo.yaml").write_text("modell: esm2_t6_8M\n")
     (tmp_path / "broken.yaml").write_text("a: [1\n")
     (tmp_path / "a-file").write_text("")
@@ -105,8 +99,7 @@ MISTAKES = [
     ("plan protein.fa --model nobody/nothing", ENVIRONMENT, "are not in the hub cache"),
     ("plan protein.fa --model checkpoint", ENVIRONMENT, "checkpoint: no config.json"),
     ("plan protein.fa --model stranger", ENVIRONMENT, "model_type 'bert' runs code of its own, which is never run"),
-    ("plan protein.fa --model esm1", ENVIRONMENT, "esm1/config.json: no num_hidden_layers."),
-    ("plan protein.fa --model headless", ENVIRONMENT, "headless/config.json: no num_attention_heads."),
+    ("plan protein.fa --model saprot", ENVIRONMENT, "saprot: no tokenizer"),
     ("plan protein.fa --model hf:nowhere", USAGE, "neither a folder nor a hub name. Say hf:ORG/REPOSITORY."),
     ("plan protein.fa --model hollow", ENVIRONMENT, "hollow: no weights"),
     ("local protein.fa --model esm2_t6_8M:untrained --devices 0", ENVIRONMENT, "no GPU 0 here"),

@@ -32,6 +32,7 @@ from hpc_embed.families.esm2 import esm2_shape
 from hpc_embed.run.layout import RunLayout, shard_name
 from hpc_embed.run.markers import read_marker
 from hpc_embed.run.plan import read_plan
+from tests.checkpoints.faces import ESM2_CONFIG, write_vocabulary
 from tests.conftest import REPOSITORY, Run
 
 ESM2 = ("--model", "esm2_t6_8M:untrained")
@@ -187,16 +188,9 @@ def test_a_checkpoint_in_a_folder_is_pinned_loaded_and_watched(run: Run, globins
     folder.mkdir()
     shape = esm2_shape(2, 40, 4)
     save_file(random_weights(ESM2_FAMILY, shape, 1), folder / "model.safetensors")
-    config = {
-        "model_type": "esm",
-        "num_hidden_layers": 2,
-        "hidden_size": 40,
-        "num_attention_heads": 4,
-        "intermediate_size": 160,
-        "vocab_size": 33,
-        "max_position_embeddings": 1026,
-    }
-    (folder / "config.json").write_text(json.dumps(config))
+    dimensions = {"num_hidden_layers": 2, "hidden_size": 40, "num_attention_heads": 4, "intermediate_size": 160}
+    (folder / "config.json").write_text(json.dumps(ESM2_CONFIG | dimensions | {"max_position_embeddings": 1026}))
+    write_vocabulary(folder)
     run("local", globins, "--model", folder)
     assert vectors(tmp_path / "embed-run").shape == (45, 40)
     plan = json.loads((tmp_path / "embed-run/plan.json").read_text())

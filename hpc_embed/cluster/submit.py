@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import submitit
 
+from hpc_embed.checkpoints.files import weight_files
 from hpc_embed.cluster.sbatch import (
     Refused,
     array_executor,
@@ -30,7 +31,6 @@ from hpc_embed.cluster.whereabouts import Whereabouts, whereabouts
 from hpc_embed.config import GatherSettings, SubmitSettings, WorkSettings
 from hpc_embed.errors import EnvironmentFault, Interrupted, RunConflict
 from hpc_embed.progress import note
-from hpc_embed.run.identity import weight_files
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.plan import Plan
 

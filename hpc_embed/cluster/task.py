@@ -96,6 +96,7 @@ def embed_shards(
             num_threads=threads_per_worker(devices),
             weights_copy=settings.weights_copy,
             force_precision=settings.force_precision,
+            needs_proof=settings.proof,
         ),
         outputs=layout.outputs,
         work=layout.work,

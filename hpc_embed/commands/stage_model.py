@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hpc_embed.checkpoints.files import weight_files
 from hpc_embed.commands.printing import print_json, print_line, print_table
 from hpc_embed.config import OutputSettings, StageSettings
 from hpc_embed.errors import EnvironmentFault, UsageError
+from hpc_embed.registry import ANY_ENCODER
 from hpc_embed.run.files import write_json
-from hpc_embed.run.identity import STAGED, copy_checkpoint, digest_of_checkpoint, pin_model, weight_files
+from hpc_embed.run.identity import STAGED, copy_checkpoint, digest_of_checkpoint, pin_model
 from hpc_embed.units import format_bytes
 
 
@@ -25,7 +27,8 @@ def run(settings: StageSettings, output: OutputSettings) -> int:
         raise EnvironmentFault(
             f"{target}: cannot be written ({error.strerror}).", remedy="Choose --models-dir."
         ) from error
-    if digest_of_checkpoint(target) != identity.digest:
+    is_packed = identity.registry_name != ANY_ENCODER.name
+    if digest_of_checkpoint(target, is_packed=is_packed) != identity.digest:
         raise EnvironmentFault(
             f"{target}: holds another version of {identity.name}.", remedy="Remove it, and try again."
         )

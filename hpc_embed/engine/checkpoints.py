@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -9,10 +10,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file as load_safetensors
 from torch import Tensor
 
+from hpc_embed.checkpoints.tensors import is_zip, tensors_of
 from hpc_embed.errors import EnvironmentFault, in_one_line
-
-PREFIXES = ("module.", "esm.", "esmc.", "bert.", "model.")
-OLD_NAMES = {".gamma": ".weight", ".beta": ".bias"}
+from hpc_embed.families.family import Names
 
 
 def read_weights(files: list[Path]) -> dict[str, Tensor]:
@@ -33,19 +33,45 @@ def read_weights(files: list[Path]) -> dict[str, Tensor]:
     return weights
 
 
-def plain_name(name: str) -> str:
-    """A tensor's name without PREFIXES, and with weight and bias for gamma and beta."""
-    while prefix := next((prefix for prefix in PREFIXES if name.startswith(prefix)), None):
-        name = name.removeprefix(prefix)
-    for old, new in OLD_NAMES.items():
-        if name.endswith(old):
-            name = name.removesuffix(old) + new
-    return name
-
-
 def _read_file(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         tensors: dict[str, Tensor] = load_safetensors(path)
     else:
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        tensors_of(path)  # refuses what is no table of tensors, before torch looks at it
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip(path))
+        tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     return tensors
+
+
+GLOBAL_PARTS = ("embedding", "token_types", "embedding_norm", "final_norm", "bias_table")
+LAYER_PARTS = (
+    *("attention_norm", "query_key_value", "query_key_norms", "attention_out"),
+    *("feed_forward_norm", "feed_forward_in", "feed_forward_out"),
+)
+
+
+def in_other_form(tensors: Mapping[str, Tensor], num_layers: int, source: Names, target: Names) -> dict[str, Tensor]:
+    """A checkpoint's tensors, by plain name, under the names of another of its family's forms; matrices that one of
+    them stacks are stacked or taken apart."""
+    found: dict[str, Tensor] = {}
+    for part in GLOBAL_PARTS:
+        found |= _moved(tensors, _as_tuple(getattr(source, part)), _as_tuple(getattr(target, part)))
+    for index in range(num_layers):
+        at, to = source.layer.format(index), target.layer.format(index)
+        for part in LAYER_PARTS:
+            ours, theirs = _as_tuple(getattr(source, part)), _as_tuple(getattr(target, part))
+            found |= _moved(tensors, [at + name for name in ours], [to + name for name in theirs])
+    return found
+
+
+def _as_tuple(names: str | tuple[str, ...]) -> tuple[str, ...]:
+    return names if isinstance(names, tuple) else (names,)
+
+
+def _moved(tensors: Mapping[str, Tensor], source: Sequence[str], target: Sequence[str]) -> dict[str, Tensor]:
+    moved: dict[str, Tensor] = {}
+    for end in ("weight", "bias"):
+        if source and f"{source[0]}.{end}" in tensors:
+            stacked = torch.cat([tensors[f"{name}.{end}"] for name in source])
+            moved |= {f"{name}.{end}": part for name, part in zip(target, stacked.chunk(len(target)), strict=True)}
+    return moved

@@ -38,6 +38,13 @@ def has_avx512() -> bool:
     return "avx512f" in flags()
 
 
+def instructions() -> str:
+    """The widest that it has and that may be used: amx, avx512_bf16, avx512, avx2, or none of them."""
+    found = flags()
+    widest = (("amx_bf16", "amx"), ("avx512_bf16", "avx512_bf16"), ("avx512f", "avx512"), ("avx2", "avx2"))
+    return next((name for flag, name in widest if flag in found), platform.machine())
+
+
 def flags() -> set[str]:
     """Names of its features, as Linux spells them; those beyond HPC_EMBED_MAX_CPU_ISA left out."""
     found = set((_entry("flags") or _entry("Features")).split())

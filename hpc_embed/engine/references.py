@@ -10,7 +10,7 @@ have it; the tests hold it to numbers from the authors' own code.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, linear, silu
 
 from hpc_embed.engine.biases import alibi_slopes
-from hpc_embed.errors import EnvironmentFault
+from hpc_embed.errors import EnvironmentFault, in_one_line
 from hpc_embed.families.family import Shape
 
 Reference = Callable[[Tensor, int, int], Tensor]
@@ -97,10 +97,17 @@ def t5_reference(
     )
     with device:
         model = T5EncoderModel(config)
-    embedding = tensors.get("shared.weight", tensors.get("encoder.embed_tokens.weight"))
-    assert embedding is not None
-    tied = {**tensors, "shared.weight": embedding, "encoder.embed_tokens.weight": embedding}
-    return _running(model, tied, device, dtype, "")
+    return _running(model, _tied(tensors), device, dtype, "")
+
+
+def _tied(tensors: Mapping[str, Tensor], source: str = "") -> dict[str, Tensor]:
+    """T5's embedding under both of its names; EnvironmentFault where a file has two that differ."""
+    found = {name: tensors[name] for name in TIED if name in tensors}
+    if len(found) == len(TIED) and not torch.equal(*found.values()):
+        raise EnvironmentFault(
+            f"{source}: {' and '.join(TIED)} differ, so nobody can tell which counts.", remedy="Take one of them out."
+        )
+    return {**tensors, **dict.fromkeys(TIED, next(iter(found.values())))}
 
 
 def _esm_config(shape: Shape, *, token_dropout: bool) -> Any:
@@ -136,41 +143,49 @@ class _SwiGlu(torch.nn.Module):
         return inner_BNF
 
 
-def published_reference(family: str, folder: Path, device: torch.device) -> Reference | None:
-    """What transformers itself makes of a checkpoint's folder; None for a family that it has no model of.
+def published_reference(
+    family: str, folder: Path, tensors: Mapping[str, Tensor], device: torch.device
+) -> Reference | None:
+    """transformers' own model of a checkpoint, as large as it makes it by config.json, made on the device; None for a
+    family or a form of checkpoint that it has none of.
 
-    Raises EnvironmentFault for a form of checkpoint that it does not read.
+    Raises EnvironmentFault for a tensor that it wants and does not find.
     """
     import transformers
 
-    if family not in MODEL_CLASSES:
+    if family not in MODEL_CLASSES or (family == "esmc" and "layers.0.self_attn.q_proj.weight" not in tensors):
         return None
-    transformers.utils.logging.disable_progress_bar()
+    config_class, model_class = (getattr(transformers, name) for name in MODEL_CLASSES[family])
     options = {"add_pooling_layer": False} if family == "esm2" else {}
-    model, report = getattr(transformers, MODEL_CLASSES[family]).from_pretrained(
-        folder, dtype=FP32, local_files_only=True, output_loading_info=True, **options
-    )
-    if unread := _unread(report["missing_keys"]):
-        raise EnvironmentFault(
-            f"{folder}: transformers does not find {unread[0]} in it, so there is nothing to compare with.",
-            remedy="Verify a checkpoint that transformers has written.",
-        )
-    return _run_of(model, device, FP32)
+    config = config_class.from_pretrained(folder, local_files_only=True)
+    with device:
+        model = model_class(config, **options)
+    if model_class.__name__ == "T5EncoderModel":
+        tensors = _tied(tensors, str(folder))
+    return _running(model, tensors, device, FP32, "", source=str(folder))
 
 
 def _running(
-    model: Any, tensors: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype, prefix: str
+    model: Any,
+    tensors: Mapping[str, Tensor],
+    device: torch.device,
+    dtype: torch.dtype,
+    prefix: str,
+    *,
+    source: str = "",
 ) -> Reference:
-    """A model of transformers with these tensors in it, every one of which it has to know."""
-    report = model.load_state_dict({name.removeprefix(prefix): t for name, t in tensors.items()}, strict=False)
-    unread = _unread(report.missing_keys)
-    assert not unread, unread
+    """A model of transformers with these tensors in it; EnvironmentFault for one that it wants and is not there."""
+    try:
+        report = model.load_state_dict({name.removeprefix(prefix): t for name, t in tensors.items()}, strict=False)
+        unread = [name for name in report.missing_keys if not name.startswith(UNREAD)]
+    except RuntimeError as error:  # sizes that differ
+        unread = [in_one_line(error)]
+    if unread:
+        raise EnvironmentFault(
+            f"{source}: transformers does not find {unread[0]} in it, so there is nothing to compare with.",
+            remedy="Verify a checkpoint that transformers has written.",
+        )
     return _run_of(model, device, dtype)
-
-
-def _unread(names: Iterable[str]) -> list[str]:
-    """Those of the weights missing that a forward pass needs."""
-    return [name for name in names if not name.startswith(("contact_head", "embeddings.position"))]
 
 
 def _run_of(model: Any, device: torch.device, dtype: torch.dtype) -> Reference:
@@ -231,5 +246,13 @@ REFERENCES: dict[str, Callable[[Shape, Mapping[str, Tensor], torch.device], Refe
     "nucleotide_transformer": nucleotide_reference,
 }
 """By family."""
-MODEL_CLASSES = {"esm2": "EsmModel", "esmc": "EsmcModel", "t5": "T5EncoderModel", "ankh": "T5EncoderModel"}
-"""transformers' own."""
+MODEL_CLASSES = {
+    "esm2": ("EsmConfig", "EsmModel"),
+    "esmc": ("EsmcConfig", "EsmcModel"),
+    "t5": ("T5Config", "T5EncoderModel"),
+    "ankh": ("T5Config", "T5EncoderModel"),
+}
+"""transformers' own. By their names and not by its Auto classes, which ask whether to run remote code."""
+TIED = ("shared.weight", "encoder.embed_tokens.weight")
+UNREAD = ("contact_head", "embeddings.position", "rotary_embeddings")
+"""What transformers' models have and a forward pass does not need."""

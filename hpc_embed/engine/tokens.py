@@ -7,16 +7,15 @@ loses their number.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import product
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hpc_embed.checkpoints.vocabulary import PIECE_MARK, read_vocabulary
 from hpc_embed.engine.bytepairs import BpeTokenizer, read_bpe_tokenizer, untrained_bpe_json
 from hpc_embed.engine.kmers import KmerTokeniser
-from hpc_embed.engine.vocabulary import PIECE_MARK, read_pieces, read_vocab_txt
 from hpc_embed.errors import EnvironmentFault
 from hpc_embed.families.family import BytePairs, Family, Kmers, Pieces, Residues, Shape, Special
 
@@ -94,11 +93,18 @@ def make_tokeniser(family: Family, shape: Shape, folder: Path | None) -> Tokenis
         case Residues() as residues:
             return residue_table(residues)
         case Pieces() as pieces:
-            return piece_table(pieces, untrained_pieces(pieces, shape) if folder is None else read_pieces(folder))
+            return piece_table(pieces, untrained_pieces(pieces, shape) if folder is None else _ids_of(folder))
         case Kmers() as kmers:
-            return KmerTokeniser(kmers, untrained_kmers(kmers) if folder is None else read_vocab_txt(folder))
+            return KmerTokeniser(kmers, untrained_kmers(kmers) if folder is None else _ids_of(folder))
         case BytePairs() as names:
             return BpeTokenizer(untrained_bpe_json(), names) if folder is None else read_bpe_tokenizer(folder, names)
+
+
+def _ids_of(folder: Path) -> Mapping[str, int]:
+    vocabulary = read_vocabulary(folder)
+    if vocabulary is None:
+        raise EnvironmentFault(f"{folder}: no tokenizer.", remedy="Fetch the checkpoint again.")
+    return vocabulary.ids
 
 
 def untrained_pieces(pieces: Pieces, shape: Shape) -> dict[str, int]:
@@ -109,6 +115,5 @@ def untrained_pieces(pieces: Pieces, shape: Shape) -> dict[str, int]:
 
 
 def untrained_kmers(kmers: Kmers) -> dict[str, int]:
-    """Ids as the published vocab.txt has them: special ones, words, single letters."""
-    words = ["".join(letters) for letters in product("ATCG", repeat=kmers.k)]
-    return {name: token for token, name in enumerate([*kmers.special, *words, *"ATCGN"])}
+    """Ids as the published vocab.txt has them."""
+    return {name: token for token, name in enumerate(kmers.vocabulary)}

@@ -1,76 +1,21 @@
-"""A family's tensors: which there are, drawn at random, or taken from a checkpoint by name."""
+"""A family's tensors: drawn at random, or taken from a checkpoint by name."""
 
 # D = hidden, F = feed-forward
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from hpc_embed.engine.checkpoints import plain_name
+from hpc_embed.checkpoints.tensors import plain_name
 from hpc_embed.errors import EnvironmentFault
-from hpc_embed.families.family import Family, Names, Shape
+from hpc_embed.families.family import ROTARY_BASE, Family, Names, Shape
+from hpc_embed.families.parts import form_of, parts
 
-ROTARY_BASE = 10_000
 SPREAD = 0.7
 """Standard deviation of untrained weights, times the square root of the hidden size."""
-
-
-class Part(NamedTuple):
-    """A tensor of a checkpoint, and how an untrained one is drawn."""
-
-    name: str
-    size: tuple[int, ...]
-    mean: float = 0.0
-    scale: float = 1.0
-
-
-def parts(family: Family, shape: Shape, names: Names) -> Iterator[Part]:
-    """Every tensor that must be there, in the order in which untrained ones are drawn."""
-    attention, inner = family.attention, family.feed_forward
-    hidden, width = shape.hidden, shape.width
-
-    def norm(name: str, has_bias: bool = family.norms.has_bias, size: int = hidden) -> Iterator[Part]:
-        yield Part(f"{name}.weight", (size,), mean=1.0)
-        if has_bias:
-            yield Part(f"{name}.bias", (size,))
-
-    def dense(name: str, num_out: int, num_in: int, has_bias: bool, scale: float = 1.0) -> Iterator[Part]:
-        yield Part(f"{name}.weight", (num_out, num_in), scale=scale)
-        if has_bias:
-            yield Part(f"{name}.bias", (num_out,))
-
-    yield Part(f"{names.embedding}.weight", (shape.vocabulary, hidden), scale=family.untrained_embedding)
-    if names.token_types:
-        yield Part(f"{names.token_types}.weight", (2, hidden))
-    if names.embedding_norm:
-        yield from norm(names.embedding_norm)
-    if names.bias_table:
-        yield Part(f"{names.bias_table}.weight", (shape.num_buckets, shape.num_heads), scale=hidden**0.5)
-    for index in range(shape.num_layers):
-        at = names.layer.format(index)
-        for name in names.query_key_value:
-            rows = 3 * width // len(names.query_key_value)
-            # unscaled queries are drawn smaller, as T5 itself draws them
-            scale = 1.0 if attention.is_scaled or name != names.query_key_value[0] else shape.head_dim**-0.5
-            yield from dense(at + name, rows, hidden, attention.has_bias, scale)
-        for name in names.query_key_norms:
-            yield from norm(at + name, has_bias=False, size=width)
-        yield from dense(at + names.attention_out, hidden, width, attention.has_bias)
-        yield from norm(at + names.attention_norm)
-        if family.block == "pre_norm":
-            yield from norm(at + names.feed_forward_norm)
-        for name in names.feed_forward_in:
-            rows = (2 if inner.is_gated else 1) * shape.intermediate // len(names.feed_forward_in)
-            yield from dense(at + name, rows, hidden, inner.has_bias_in)
-        yield from dense(at + names.feed_forward_out, hidden, shape.intermediate, inner.has_bias_out)
-        if family.block == "post_norm":
-            yield from norm(at + names.feed_forward_norm)
-    if names.final_norm:
-        yield from norm(names.final_norm, has_bias=family.norms.has_final_bias)
 
 
 def random_weights(
@@ -105,7 +50,7 @@ class Weights:
 
     def __init__(self, family: Family, shape: Shape, tensors: Mapping[str, Tensor], source: str) -> None:
         self._tensors = {plain_name(name): tensor for name, tensor in tensors.items()}
-        self.names = next((n for n in family.names if f"{n.embedding}.weight" in self._tensors), family.names[0])
+        self.names = form_of(family, self._tensors)
         """Those of this form of checkpoint."""
         self._sizes = {part.name: part.size for part in parts(family, shape, self.names)}
         self._source = source

@@ -6,7 +6,7 @@ remote code is not needed and not run.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Collection
 
 from hpc_embed.families.family import (
     HUGGING_FACE_KEYS,
@@ -48,9 +48,16 @@ def dnabert_shape(
     )
 
 
-def _is_dnabert(config: Config) -> bool:
-    remote_names = json.dumps(config.get("auto_map", {}))
-    return config.get("model_type") == "bert" and ("alibi_starting_size" in config or "bert_layers" in remote_names)
+HEEDS = {
+    "hidden_act": ("gelu", None),
+    "position_embedding_type": ("absolute", "alibi", None),  # says absolute, and is ALiBi all the same
+    "type_vocab_size": (2, None),
+}
+
+
+def _claims(config: Config, names: Collection[str]) -> bool:
+    is_bert = config.get("model_type", "bert") == "bert"  # DNABERT-2's has no type
+    return is_bert and ("alibi_starting_size" in config or "encoder.layer.0.attention.self.Wqkv.weight" in names)
 
 
 DNABERT = Family(
@@ -60,7 +67,9 @@ DNABERT = Family(
     feed_forward=FeedForward(activation="gelu", is_gated=True, has_bias_in=False),
     names=(NAMES,),
     tokens=BytePairs(),
-    is_this=_is_dnabert,
+    claims=_claims,
     config_keys=HUGGING_FACE_KEYS,
+    heeds=HEEDS,
+    unread=("embeddings.position_ids",),
     usual={"eps": 1e-12},
 )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from hpc_embed.families.family import (
     HUGGING_FACE_KEYS,
+    USUAL_ROTARY,
     Attention,
     Config,
     Family,
@@ -23,8 +26,20 @@ VOCABULARY = (
     *("<null_1>", "<mask>"),
 )
 RESIDUES = Residues(vocabulary=VOCABULARY)
-HABITS = {"position_embedding_type": "rotary", "emb_layer_norm_before": False, "token_dropout": True}
-"""What ESM-2's config.json says and that of no other `esm` does."""
+HEEDS = {
+    "position_embedding_type": ("rotary",),
+    "emb_layer_norm_before": (False, None),
+    "token_dropout": (True,),
+    "hidden_act": ("gelu", None),
+    "mask_token_id": (VOCABULARY.index("<mask>"),),
+    "pad_token_id": (VOCABULARY.index("<pad>"),),
+    "add_bias_fnn": (True, None),
+    "is_folding_model": (False, None),
+    "dplm_type": ("dplm_esm", None),
+    **USUAL_ROTARY,
+}
+"""What ESM-2's config.json says. DPLM is ESM-2 with weights of another training."""
+UNREAD = ("embeddings.position_ids", "embeddings.position_embeddings", "contact_head")
 POSITIONS_TAKEN = 4
 """Of max_position_embeddings: two for the padding's offset, <cls> and <eos>."""
 
@@ -55,9 +70,8 @@ def esm2_shape(num_layers: int, hidden: int, num_heads: int = 20) -> Shape:
     )
 
 
-def _is_esm2(config: Config) -> bool:
-    has_habits = all(config.get(key) in (None, value) for key, value in HABITS.items())
-    return config.get("model_type") == "esm" and config.get("add_bias_fnn") is not False and has_habits
+def _claims(config: Config, names: Collection[str]) -> bool:
+    return config.get("model_type") == "esm" and config.get("add_bias_fnn") is not False
 
 
 def _limit(config: Config) -> int | None:
@@ -73,9 +87,11 @@ ESM2 = Family(
     embedding_scale=TOKEN_DROPOUT_SCALE,
     names=(NAMES,),
     tokens=RESIDUES,
-    is_this=_is_esm2,
+    claims=_claims,
     config_keys=HUGGING_FACE_KEYS,
-    usual={"eps": 1e-5},
+    heeds=HEEDS,
+    unread=UNREAD,
+    usual={"eps": 1e-12},
     limit=_limit,
     untrained_embedding=30.0,
 )

@@ -6,9 +6,12 @@ branches divided by sqrt(layers / 36).
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
+
 from hpc_embed.families.esm2 import VOCABULARY as ESM2_VOCABULARY
 from hpc_embed.families.family import (
-    HUGGING_FACE_KEYS,
+    USUAL_ROTARY,
     Attention,
     Config,
     Family,
@@ -16,6 +19,7 @@ from hpc_embed.families.family import (
     Names,
     Norms,
     Residues,
+    SameAs,
     Shape,
     is_dimension,
 )
@@ -49,6 +53,34 @@ AUTHORS_NAMES = Names(
     feed_forward_out="ffn.3",
     final_norm="transformer.norm",
 )
+TRANSFORMER_ENGINE_NAMES = replace(
+    AUTHORS_NAMES,
+    attention_norm="attn.layernorm_qkv.layer_norm",
+    query_key_value=("attn.layernorm_qkv",),
+    feed_forward_norm="ffn.layer_norm",
+    feed_forward_in=("ffn.fc1",),
+    feed_forward_out="ffn.fc2",
+)
+"""The authors' once more, as TransformerEngine's fused layers name them."""
+KEYS = {
+    "num_layers": ("num_hidden_layers", "n_layers"),
+    "hidden": ("hidden_size", "d_model"),
+    "num_heads": ("num_attention_heads", "n_heads"),
+    "intermediate": ("intermediate_size",),
+    "vocabulary": ("vocab_size",),
+    "eps": ("layer_norm_eps",),
+}
+"""In transformers' words, or in the authors'; their first files have an empty config.json."""
+HEEDS = {
+    "hidden_act": ("silu", None),
+    "attention_bias": (False, None),
+    "mlp_bias": (False, None),
+    "num_key_value_heads": (SameAs("num_heads"), None),
+    "head_dim": (SameAs("head_dim"), None),
+    "mask_token_id": (VOCABULARY.index("<mask>"), None),
+    "pad_token_id": (VOCABULARY.index("<pad>"), None),
+    **USUAL_ROTARY,
+}
 
 
 def esmc_shape(num_layers: int, hidden: int, num_heads: int, intermediate: int) -> Shape:
@@ -63,8 +95,8 @@ def esmc_shape(num_layers: int, hidden: int, num_heads: int, intermediate: int) 
     )
 
 
-def _is_esmc(config: Config) -> bool:
-    return config.get("model_type") == "esmc"
+def _claims(config: Config, names: Collection[str]) -> bool:
+    return config.get("model_type") == "esmc" or "transformer.blocks.0.attn.layernorm_qkv.1.weight" in names
 
 
 def _limit(config: Config) -> int | None:
@@ -79,11 +111,13 @@ ESMC = Family(
     feed_forward=FeedForward(activation="silu", is_gated=True, has_bias_in=False, has_bias_out=False),
     norms=Norms(has_final_bias=False),
     branch_scale=lambda shape: (shape.num_layers / LAYERS_OF_SCALE_ONE) ** -0.5,
-    names=(TRANSFORMERS_NAMES, AUTHORS_NAMES),
-    tokens=Residues(vocabulary=VOCABULARY),
-    is_this=_is_esmc,
-    config_keys=HUGGING_FACE_KEYS,
+    names=(TRANSFORMERS_NAMES, AUTHORS_NAMES, TRANSFORMER_ENGINE_NAMES),
+    tokens=Residues(vocabulary=VOCABULARY, is_in_code=True),
+    claims=_claims,
+    config_keys=KEYS,
+    heeds=HEEDS,
     usual={"eps": 1e-5, "vocabulary": TABLE_ROWS},
+    head_dim=64,
     limit=_limit,
     untrained_embedding=30.0,
 )

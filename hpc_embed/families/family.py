@@ -6,8 +6,9 @@ the tensors by its names, engine/tokens.py makes its tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Literal, NamedTuple, TypeGuard
 
 Config = Mapping[str, object]
@@ -27,6 +28,12 @@ class Special(NamedTuple):
 
 
 LARGEST_DIMENSION = 1 << 31
+
+
+class SameAs(NamedTuple):
+    """The value of a key that may only repeat a dimension."""
+
+    dimension: str
 
 
 class NoSuchDimension(Exception):
@@ -127,6 +134,8 @@ class Residues:
     """A token a letter, by a byte table, with special ones around them."""
 
     vocabulary: tuple[str, ...]
+    is_in_code: bool = False
+    """Published checkpoints bring no file of it: the authors' code has it."""
     front: str = "<cls>"
     back: str = "<eos>"
     unknown: str = "<unk>"
@@ -137,9 +146,9 @@ class Pieces:
     """A token a letter, whose ids the checkpoint's SentencePiece model tells."""
 
     letters: str
-    """In the order of the ids of untrained models, which begin behind <pad>, </s> and <unk>."""
+    """In the order of their ids, which begin behind <pad>, </s> and <unk>."""
     front_id: int = 0
-    """Of untrained models with so large a vocabulary."""
+    """In models with so large a vocabulary."""
     front: str = ""
     """Put in front where the checkpoint's vocabulary has it."""
     rewritten: Mapping[str, str] = field(default_factory=dict)
@@ -155,6 +164,11 @@ class Kmers:
     special: tuple[str, ...]
     front: str = "<cls>"
     unknown: str = "<unk>"
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """As the published vocab.txt has it: special tokens, words, single letters."""
+        return (*self.special, *map("".join, product("ATCG", repeat=self.k)), *"ATCGN")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,22 +195,32 @@ class Family:
     names: tuple[Names, ...]
     """The forms of checkpoint; the one whose embedding is there is taken."""
     tokens: Residues | Pieces | Kmers | BytePairs
-    is_this: Callable[[Config], bool]
-    """Whether config.json says so."""
+    claims: Callable[[Config, Collection[str]], bool]
+    """Whether config.json, or else the names of the tensors, speak of this architecture; the rest is proven field by
+    field."""
     config_keys: Mapping[str, tuple[str, ...]]
     """The keys of each dimension of Shape in config.json, any of which may hold it."""
+    heeds: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    """The values of other keys for which the table below computes what the authors' code does; `None` among them for
+    a key that may be left out, `SameAs` for one that repeats a dimension."""
+    unread: tuple[str, ...] = ()
+    """Beginnings of plain names of tensors that published checkpoints hold and the encoder does not need."""
     usual: Mapping[str, int | float] = field(default_factory=dict)
-    """Dimensions where config.json does not say."""
+    """Dimensions where config.json does not say: what transformers takes then."""
+    head_dim: int = 0
+    """Of every published size, for checkpoints whose config.json does not tell the number of heads."""
     limit: Callable[[Config], int | None] = lambda config: None
     """Longest window in residues by config.json, None for the family's usual one."""
     untrained_embedding: float = 1.0
     """Size of untrained embeddings, against that of the other weights."""
 
-    def shape_of_config(self, config: Config) -> Shape:
-        """Dimensions as config.json has them; NoSuchDimension names what is missing."""
+    def shape_of(self, config: Config, told: Mapping[str, int] | None = None) -> Shape:
+        """Dimensions as config.json has them, or else as the sizes of the tensors tell them; NoSuchDimension names
+        what is missing."""
+        usual = {**self.usual, **(told or {})}
         found: dict[str, int | float] = {}
         for dimension, keys in self.config_keys.items():
-            value = next((config[key] for key in keys if config.get(key) is not None), self.usual.get(dimension))
+            value = next((config[key] for key in keys if config.get(key) is not None), usual.get(dimension))
             if not is_dimension(value):
                 raise NoSuchDimension(keys[0])
             found[dimension] = value
@@ -217,3 +241,10 @@ HUGGING_FACE_KEYS = {
     "vocabulary": ("vocab_size",),
     "eps": ("layer_norm_eps",),
 }
+ROTARY_BASE = 10_000
+USUAL_ROTARY: Mapping[str, tuple[object, ...]] = {
+    "rope_theta": (None, ROTARY_BASE),
+    "rope_scaling": (None,),
+    "rope_parameters": (None, {"rope_type": "default", "rope_theta": ROTARY_BASE}),
+}
+"""Rotary positions as all families here have them."""

@@ -64,10 +64,18 @@ def t5_shape(
     )
 
 
-def _is_protein_t5(config: Config, feed_forward: str) -> bool:
+def _claims(config: Config, feed_forward: str) -> bool:
     size = config.get("vocab_size")
     is_small = isinstance(size, int) and size <= LARGEST_VOCABULARY
     return config.get("model_type") == "t5" and is_small and config.get("feed_forward_proj", "relu") == feed_forward
+
+
+def _heeds(feed_forward: str, activation: str, *, is_gated: bool) -> dict[str, tuple[object, ...]]:
+    return {
+        "feed_forward_proj": (feed_forward, None),
+        "dense_act_fn": (activation, None),
+        "is_gated_act": (is_gated, None),
+    }
 
 
 T5 = Family(
@@ -83,8 +91,10 @@ T5 = Family(
         front_id=149,
         rewritten=dict.fromkeys("UZOB", "X"),
     ),
-    is_this=lambda config: _is_protein_t5(config, "relu"),
+    claims=lambda config, names: _claims(config, "relu"),
     config_keys=KEYS,
+    heeds=_heeds("relu", "relu", is_gated=False),
+    unread=("shared", UNTIED, "decoder"),
     usual={"num_buckets": 32, "max_distance": 128, "eps": 1e-6},
     untrained_embedding=30.0,
 )
@@ -94,5 +104,6 @@ ANKH = replace(
     feed_forward=FeedForward(activation="gelu_tanh", is_gated=True, has_bias_in=False, has_bias_out=False),
     names=(GATED_NAMES, replace(GATED_NAMES, embedding=UNTIED)),
     tokens=Pieces(letters="ALGVSREDTIPKFQNYMHWCXBOUZ"),
-    is_this=lambda config: _is_protein_t5(config, "gated-gelu"),
+    claims=lambda config, names: _claims(config, "gated-gelu"),
+    heeds=_heeds("gated-gelu", "gelu_new", is_gated=True),
 )

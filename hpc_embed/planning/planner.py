@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from hpc_embed import __version__
+from hpc_embed.checkpoints.licences import is_non_commercial
 from hpc_embed.config import PlanSettings
 from hpc_embed.errors import BadInput, RunConflict, UsageError
 from hpc_embed.memory import keep_freed_memory
@@ -24,7 +25,6 @@ from hpc_embed.run.files import make_folders
 from hpc_embed.run.identity import ModelIdentity, pin_model
 from hpc_embed.run.intake import Intake
 from hpc_embed.run.layout import RunLayout, shard_folders, shard_name
-from hpc_embed.run.licences import is_non_commercial
 from hpc_embed.run.markers import judge, read_marker, withdraw
 from hpc_embed.run.plan import Embedding, InputFile, Plan, Totals, changes, fingerprint, read_plan
 from hpc_embed.run.survey import survey

@@ -136,6 +136,7 @@ def _facts(plan: Plan, markers: Sequence[Marker], settings: GatherSettings) -> d
         "embedding": asdict(plan.embedding),
         "devices": sorted({marker.facts.device for marker in markers}),
         "versions": list(versions),
+        "proofs": sorted({marker.facts.proof for marker in markers} - {""}),
         "gathered_by": f"hpc_embed {__version__}",
         "outputs_digest": digest_of_outputs([marker.sha256 for marker in markers]),
     }
@@ -145,7 +146,9 @@ def _facts(plan: Plan, markers: Sequence[Marker], settings: GatherSettings) -> d
 
 def _for_parts(facts: dict[str, object]) -> dict[str, object]:
     """Without what depends on which try wrote which piece, so that equal vectors are equal bytes."""
-    return {name: value for name, value in facts.items() if name not in ("outputs_digest", "num_special_tokens")}
+    return {
+        name: value for name, value in facts.items() if name not in ("outputs_digest", "num_special_tokens", "proofs")
+    }
 
 
 def _existing(layout: RunLayout, facts: dict[str, object]) -> Gathered | None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hpc_embed.checkpoints.any_encoder import native_model
+from hpc_embed.checkpoints.face import Face, Taken, known_letters, take, taken_by_transformers
+from hpc_embed.checkpoints.files import BESIDE_THE_WEIGHTS, SMALL_FILES, TOKENISER_FILES, no_weights, weight_files
+from hpc_embed.checkpoints.hub import hub_folder
+from hpc_embed.checkpoints.licences import licence_of_card
 from hpc_embed.errors import EnvironmentFault, UsageError
-from hpc_embed.families import family_of_config
-from hpc_embed.families.family import Family, NoSuchDimension, Pieces, Shape
+from hpc_embed.families.family import Family, Pieces, Shape
 from hpc_embed.progress import note
 from hpc_embed.registry import (
     ANY_ENCODER,
@@ -23,10 +26,6 @@ from hpc_embed.registry import (
     models,
 )
 from hpc_embed.run.files import copy_file, sha256_of_file, whole_folder
-from hpc_embed.run.hub import BESIDE_THE_WEIGHTS, SMALL_FILES, TOKENISER_FILES, hub_folder
-from hpc_embed.run.hub import weight_files as weight_files
-from hpc_embed.run.licences import licence_of_card
-from hpc_embed.run.native import native_model
 
 UNTRAINED = "untrained"
 UNTRAINED_SEED = 0
@@ -52,6 +51,12 @@ class ModelIdentity:
     """SHA-256 over the checkpoint's files; of the name for a model without one."""
     licence: str = ""
     """As its authors name it, empty where nothing tells."""
+    kind: str = ""
+    """protein or dna; empty in plans of older versions."""
+    model_type: str = ""
+    """What transformers calls the architecture; empty where a family of ours runs it."""
+    known_letters: str = ""
+    """Those that planning took the tokenizer to know; empty in plans of older versions."""
 
     @property
     def is_untrained(self) -> bool:
@@ -128,25 +133,40 @@ def _from_hub(
 def _checkpoint(
     folder: Path, name: str, source: str, revision: str, licence: str, kind: Kind | None, *, is_native: bool
 ) -> tuple[Model, ModelIdentity]:
-    config = read_config(folder)
-    family = None if is_native else family_of_config(config)
-    if family is None:
-        model, registry_name = native_model(name, config, folder, kind, licence), ANY_ENCODER.name
-        note(
-            f"{name}: model_type {config.get('model_type')!r} runs through transformers itself, in padded batches: "
-            "the slow path."
-        )
+    face = Face(folder)
+    taken = taken_by_transformers(face) if is_native else take(face)
+    _refuse_another_family(name, source, taken, is_native=is_native)
+    if taken.family is None or taken.shape is None:
+        letters = known_letters(face.vocabulary)
+        model, registry_name = native_model(name, face.config, folder, kind, licence, letters), ANY_ENCODER.name
+        reasons = "".join(f" It is no {family}: {reason}." for family, reason in taken.why_not.items())
+        note(f"{name}: model_type {taken.model_type!r} runs through transformers itself.{reasons}")
     else:
-        model = _model_of_config(name, family, config, folder, licence)
-        registry_name = name if name in models() else _template(family.name).name
+        model = _model_of(name, taken.family, taken.shape, face, licence)
+        registry_name = _template(name, taken.family.name).name
     return model, ModelIdentity(
         name=name,
         registry_name=registry_name,
         source=source,
         revision=revision,
         folder=str(folder.resolve()),
-        digest=digest_of_checkpoint(folder),
+        digest=digest_of_checkpoint(folder, is_packed=taken.family is not None),
         licence=licence,
+        kind=model.kind,
+        model_type="" if taken.family else taken.model_type,
+        known_letters=model.known_letters,
+    )
+
+
+def _refuse_another_family(name: str, source: str, taken: Taken, *, is_native: bool) -> None:
+    """EnvironmentFault where a model of the registry is asked for and its files are something else."""
+    known = models().get(name)
+    if known is None or is_native or known.hub != source or (taken.family and taken.family.name == known.family):
+        return
+    reasons = "; ".join(taken.why_not.values()) or f"model_type is {taken.model_type!r}"
+    raise EnvironmentFault(
+        f"--model {name}: what {source} holds is no {known.family} ({reasons}).",
+        remedy="Name another --revision, or say hf:ORG/REPOSITORY to have it run as what it is.",
     )
 
 
@@ -156,50 +176,32 @@ def copy_checkpoint(source: Path, target: Path) -> Path:
         with whole_folder(target, replace=False) as folder:
             for path in [*weight_files(source), *(source / name for name in BESIDE_THE_WEIGHTS)]:
                 if path.is_file():
-                    copy_file(path, folder / path.name)
+                    copy = folder / path.relative_to(source)
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    copy_file(path, copy)
     return target
 
 
-def digest_of_checkpoint(folder: Path) -> str:
-    """SHA-256 over the names and digests of the files that make up a checkpoint."""
+def digest_of_checkpoint(folder: Path, *, is_packed: bool) -> str:
+    """SHA-256 over the names and digests of the files that make up a checkpoint: for a family of ours those that it
+    reads, else also those that transformers' tokenisers read."""
     weights = weight_files(folder)
     if not weights:
-        raise EnvironmentFault(
-            f"{folder}: no weights (model.safetensors or pytorch_model.bin).",
-            remedy="Give the folder of a whole checkpoint.",
-        )
-    is_ours = family_of_config(read_config(folder)) is not None
-    names = SMALL_FILES if is_ours else (*SMALL_FILES, *TOKENISER_FILES)
+        raise no_weights(folder)
+    names = SMALL_FILES if is_packed else (*SMALL_FILES, *TOKENISER_FILES)
     small = [folder / name for name in names if (folder / name).is_file()]
     lines = [f"{path.name} {sha256_of_file(path)}" for path in [*small, *weights]]
     return _digest_of_text("\n".join(lines))
 
 
-def read_config(folder: Path) -> Mapping[str, object]:
-    """config.json of a checkpoint folder; EnvironmentFault where there is none."""
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise EnvironmentFault(
-            f"{folder}: no config.json, so this is no checkpoint.", remedy="Give the folder that holds one."
-        ) from error
-    except (OSError, ValueError) as error:
-        raise EnvironmentFault(f"{path}: cannot be read ({error}).", remedy="Fetch the checkpoint again.") from error
-    if not isinstance(config, dict):
-        raise EnvironmentFault(f"{path}: not a JSON object.", remedy="Fetch the checkpoint again.")
-    return config
-
-
-def _model_of_config(name: str, family: Family, config: Mapping[str, object], folder: Path, licence: str) -> Model:
-    shape = shape_of_config(family, config, folder)
-    template = models().get(name, _template(family.name))
+def _model_of(name: str, family: Family, shape: Shape, face: Face, licence: str) -> Model:
+    template = _template(name, family.name)
     return replace(
         template,
         name=name,
         dimension=shape.hidden,
         shape=shape,
-        max_residues=family.limit(config) or template.max_residues,
+        max_residues=family.limit(face.config) or template.max_residues,
         num_special_tokens=_num_special_tokens(family, shape, template),
         hub=name if "/" in name else template.hub,
         licence=licence,
@@ -213,18 +215,10 @@ def _num_special_tokens(family: Family, shape: Shape, template: Model) -> int:
     return template.num_special_tokens
 
 
-def _template(family: str) -> Model:
-    return next(model for model in models().values() if model.family == family)
-
-
-def shape_of_config(family: Family, config: Mapping[str, object], folder: Path) -> Shape:
-    """Dimensions from config.json; EnvironmentFault where one is not there."""
-    try:
-        return family.shape_of_config(config)
-    except NoSuchDimension as error:
-        raise EnvironmentFault(
-            f"{folder / 'config.json'}: no {error}.", remedy="Fetch the checkpoint again."
-        ) from error
+def _template(name: str, family: str) -> Model:
+    """The registry's entry of that name, if it is of that family; else the first of the family."""
+    of_family = [model for model in models().values() if model.family == family]
+    return next((model for model in of_family if model.name == name), of_family[0])
 
 
 def _digest_of_text(text: str) -> str:

@@ -44,6 +44,8 @@ class WorkFacts:
     peak_memory_bytes: int
     canary: str = ""
     """What the worker made of the canary before anything else, see run/canary.py."""
+    proof: str = ""
+    """Beside what the checkpoint had proven itself there, for people; see run/proofs.py."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +157,7 @@ def read_marker(outputs: Path, shard: str) -> Marker | None:
 def _is_well_formed(marker: Marker) -> bool:
     """Numbers are numbers and reasons words: anybody may have written the file."""
     facts = marker.facts
-    texts = (marker.sha256, marker.fingerprint, facts.device, facts.precision, facts.process, facts.canary)
+    texts = (marker.sha256, marker.fingerprint, facts.device, facts.precision, facts.process, facts.canary, facts.proof)
     numbers = (marker.rows, marker.num_bytes, marker.facts.num_windows_computed)
     return (
         all(isinstance(text, str) for text in texts)

@@ -56,6 +56,8 @@ class LoadedModel(Protocol):
     versions: dict[str, str]
     notes: tuple[str, ...]
     """For people: what this device cannot do, and how it goes on without."""
+    proof: str
+    """For people: beside what the checkpoint has proven itself here; empty for a model without one."""
 
     def tokenise(self, sequences: Sequence[bytes]) -> Sequence[Tokens]:
         """Tokens of each window; may run in a thread beside the device."""
@@ -105,6 +107,7 @@ class BaseEmbeddingWorker(ABC):
         num_threads: int | None = None,
         weights_copy: str | None = None,
         force_precision: bool = False,
+        needs_proof: bool = True,
     ) -> None:
         self.identity = identity
         self.embedding = embedding
@@ -114,6 +117,8 @@ class BaseEmbeddingWorker(ABC):
         """Folder on the node's own disk for a copy of the weights, None to read them where they are."""
         self.force_precision = force_precision
         """True to compute in a precision that the device has no instructions for."""
+        self.needs_proof = needs_proof
+        """False to embed with a checkpoint that has not shown here that it gives the reference's vectors."""
 
     @abstractmethod
     def load(self, device_id: int | str) -> LoadedModel:

@@ -41,6 +41,7 @@ class _Composition:
     device = f"cpu ({platform.machine()})"
     precision = "fp32"
     notes: tuple[str, ...] = ()
+    proof = ""
 
     def __init__(self, kind: str) -> None:
         self._letters = AMINO_ACIDS if kind == "protein" else DNA_LETTERS

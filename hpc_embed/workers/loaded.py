@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpc_embed import __version__
+from hpc_embed.checkpoints.files import weight_files
 from hpc_embed.errors import EnvironmentFault
-from hpc_embed.run.identity import copy_checkpoint, digest_of_checkpoint, weight_files
+from hpc_embed.registry import ANY_ENCODER
+from hpc_embed.run.identity import copy_checkpoint, digest_of_checkpoint
 from hpc_embed.workers.base import BaseEmbeddingWorker, EmbeddedBatch, Tokens
 
 if TYPE_CHECKING:  # torch is imported inside a worker's process only
@@ -38,7 +40,8 @@ class CheckpointWorker(BaseEmbeddingWorker):
                 f"{self.identity.folder}: the weights of {self.identity.name} are not there.",
                 remedy="Put them where this node sees them, and plan again.",
             )
-        if digest_of_checkpoint(self.folder()) != self.identity.digest:
+        is_packed = self.identity.registry_name != ANY_ENCODER.name
+        if digest_of_checkpoint(self.folder(), is_packed=is_packed) != self.identity.digest:
             raise EnvironmentFault(
                 f"{self.folder()}: the weights are not those that were planned.",
                 remedy="Restore them, or plan into another --run-dir.",
@@ -49,6 +52,7 @@ class LoadedOnDevice:
     """The half of a loaded model that any encoder has."""
 
     notes: tuple[str, ...] = ()
+    proof = ""
 
     def __init__(self, device: torch.device, precision: str, dimension: int, versions: dict[str, str]) -> None:
         import torch

@@ -302,6 +302,7 @@ class Loop:
             token_budget=self.token_budget,
             peak_memory_bytes=self.model.peak_memory_bytes(),
             canary=self.canary,
+            proof=self.model.proof,
         )
 
 

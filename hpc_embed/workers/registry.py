@@ -17,12 +17,18 @@ def make_worker(
     num_threads: int | None = None,
     weights_copy: str | None = None,
     force_precision: bool = False,
+    needs_proof: bool = True,
 ) -> BaseEmbeddingWorker:
     """The worker of a model; importing it does not import torch."""
     module, name = find_model(identity.registry_name).worker.split(":")
     worker_class = getattr(import_module(module), name)
     worker = worker_class(
-        identity, embedding, num_threads=num_threads, weights_copy=weights_copy, force_precision=force_precision
+        identity,
+        embedding,
+        num_threads=num_threads,
+        weights_copy=weights_copy,
+        force_precision=force_precision,
+        needs_proof=needs_proof,
     )
     assert isinstance(worker, BaseEmbeddingWorker)
     return worker

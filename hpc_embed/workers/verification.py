@@ -1,4 +1,5 @@
-"""Our encoders beside the reference implementation, on the same weights and this machine's devices."""
+"""Our vectors beside the reference implementation's, from letters on: the checkpoint's own tokenizer makes the tokens
+that the reference is given, and the same weights compute them in float32, each window alone."""
 
 from __future__ import annotations
 
@@ -13,10 +14,13 @@ from hpc_embed.engine import fp8
 from hpc_embed.engine.batches import make_batch
 from hpc_embed.engine.device import describe, find_device, has_bf16, has_fp8
 from hpc_embed.engine.embedding import embed_outputs
+from hpc_embed.engine.encoder import Encoder
+from hpc_embed.engine.own_tokenizers import own_tokenizers
 from hpc_embed.engine.pooling import pool
-from hpc_embed.errors import UsageError, in_one_line
+from hpc_embed.errors import EnvironmentFault, UsageError, in_one_line
 from hpc_embed.families.family import Special
 from hpc_embed.registry import AMINO_ACIDS, Kind
+from hpc_embed.run.outputs import outputs_of
 from hpc_embed.workers.base import Tokens
 from hpc_embed.workers.transformer import TransformerWorker
 
@@ -36,6 +40,9 @@ PROTEINS = (
 """Ubiquitin, haemoglobin alpha, lysozyme, green fluorescent protein; the shortest there is."""
 NO_PADDING = -1
 """No token's id."""
+COMPARED = "mean_with_special"
+"""What is compared of a window: every token of it."""
+NOTHING = Special(0, 0)
 LONG_PROTEIN = 1022
 """Residues of one more protein, the others end to end."""
 CODONS = "GCG TGC GAT GAA TTT GGC CAT ATT AAA CTG ATG AAC CCG CAG CGT AGC ACC GTG TGG TAT"
@@ -68,6 +75,11 @@ def probe_sequences(kind: Kind) -> list[bytes]:
     return [protein.translate(codons).encode() for protein in proteins]
 
 
+def proof_sequences(kind: Kind) -> list[bytes]:
+    """Those of `probe_sequences` that take a CPU no minutes with a model of billions of weights."""
+    return probe_sequences(kind)[: len(PROTEINS)]
+
+
 def precisions_of(device: torch.device) -> list[str]:
     """Those that a device has in its hardware, and computes well."""
     has = {"fp32": True, "bf16": has_bf16(device), "fp8": has_fp8(device) and fp8.why_not(device) is None}
@@ -78,20 +90,21 @@ def verify(worker: TransformerWorker, wanted: str, kind: Kind) -> tuple[str, lis
     """The device's name, and how well each precision and attention back end of it agrees with the reference.
 
     `wanted` is a GPU's number or `cpu`; `auto` is the first GPU, or the CPU where there is none. Raises UsageError
-    for anything else, EnvironmentFault for missing weights or devices.
+    for anything else, EnvironmentFault for missing weights or devices, and for tokens that are not those of the
+    checkpoint's own tokenizer.
     """
     device = _device(wanted)
+    sequences = probe_sequences(kind)
     tokeniser = worker.make_tokeniser()
-    tokens = tokeniser(probe_sequences(kind))
-    expected_BD = _reference_vectors(worker, tokens, tokeniser.special, device)
+    tokens = tokeniser(sequences)
+    expected_BD = reference_vectors(worker, reference_tokens(worker, sequences, tokens), device)
     found = []
     for precision in precisions_of(device):
         encoder = worker.make_encoder(device, precision)
         for name in encoder.attention_back_ends:
             encoder.use_attention(name)
             try:
-                made = embed_outputs(encoder, tokens, worker.embedding.outputs, device, tokeniser.special)
-                found.append(_agreement(precision, name, made.vectors_BD.cpu(), expected_BD))
+                found.append(agreement(encoder, precision, tokens, expected_BD, device, tokeniser.special))
             except (RuntimeError, ImportError, OSError) as error:  # a library's own; the others are still looked at
                 found.append(Agreement(precision, name, math.inf, math.inf, in_one_line(error)))
     return describe(device), found
@@ -105,20 +118,52 @@ def _device(wanted: str) -> torch.device:
     raise UsageError(f"--device {wanted}: neither auto, nor cpu, nor a GPU's number.")
 
 
-def _reference_vectors(
-    worker: TransformerWorker, windows: Sequence[Tokens], special: Special, device: torch.device
-) -> Tensor:
-    """The reference's vectors [B, D], each window alone and unpadded."""
-    reference = worker.make_reference(device)
+def reference_tokens(worker: TransformerWorker, sequences: Sequence[bytes], ours: Sequence[Tokens]) -> Sequence[Tokens]:
+    """Tokens by the checkpoint's own tokenizer; ours for an untrained model, which has none.
+
+    Raises EnvironmentFault where ours are others.
+    """
+    if worker.identity.is_untrained:
+        return ours
+    tokenizers = own_tokenizers(worker.family, worker.folder())
+    found = [[tokenizer(sequence.decode("ascii")) for sequence in sequences] for tokenizer in tokenizers]
+    for tokens in found:
+        if all(mine.tolist() == theirs for mine, theirs in zip(ours, tokens, strict=True)):
+            return ours
+    place = next(at for at, (mine, theirs) in enumerate(zip(ours, found[0], strict=True)) if mine.tolist() != theirs)
+    raise EnvironmentFault(
+        f"{worker.folder()}: its own tokenizer makes other tokens of {sequences[place][:10].decode()}… "
+        f"({_first(found[0][place])}) than our table of {worker.family.name} ({_first(ours[place].tolist())}).",
+        remedy=f"Say hf:{worker.folder()} to have it run with its own tokenizer, and report it.",
+    )
+
+
+def _first(tokens: Sequence[int]) -> str:
+    return " ".join(map(str, tokens[:6])) + " …" * (len(tokens) > 6)
+
+
+def reference_vectors(worker: TransformerWorker, windows: Sequence[Tokens], device: torch.device) -> Tensor:
+    """The reference's means over all tokens [B, D] after the last layer, each window alone and unpadded."""
+    reference, num_layers = worker.make_reference(device), worker.shape().num_layers
     vectors = []
     for window in windows:
-        batch = make_batch([window], device, special)
-        (output,) = worker.embedding.outputs.columns
-        (hidden_ND,) = reference(batch.tokens_T[None], NO_PADDING, output.layer)
-        vectors.append(pool(output.pooling, hidden_ND, batch)[0][0].cpu())
+        batch = make_batch([window], device, NOTHING)
+        (hidden_ND,) = reference(batch.tokens_T[None], NO_PADDING, num_layers)
+        vectors.append(pool(COMPARED, hidden_ND, batch)[0][0].cpu())
     return torch.stack(vectors)
 
 
-def _agreement(precision: str, attention: str, ours_BD: Tensor, expected_BD: Tensor) -> Agreement:
+def agreement(
+    encoder: Encoder,
+    precision: str,
+    windows: Sequence[Tokens],
+    expected_BD: Tensor,
+    device: torch.device,
+    special: Special,
+) -> Agreement:
+    """How near our encoder comes, all windows in one batch."""
+    outputs = outputs_of(COMPARED, encoder.shape.num_layers)
+    ours_BD = embed_outputs(encoder, windows, outputs, device, special).vectors_BD.cpu()
     distance_B = 1 - torch.cosine_similarity(ours_BD.double(), expected_BD.double())
-    return Agreement(precision, attention, float((ours_BD - expected_BD).abs().max()), float(distance_B.max()))
+    largest = float(distance_B.max()) if distance_B.isfinite().all() else math.inf
+    return Agreement(precision, encoder.attention_name, float((ours_BD - expected_BD).abs().max()), largest)

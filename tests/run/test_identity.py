@@ -12,7 +12,12 @@ from pathlib import Path
 import pytest
 
 from hpc_embed import registry
+from hpc_embed.checkpoints.config import read_config
+from hpc_embed.checkpoints.files import weight_files
 from hpc_embed.errors import EnvironmentFault, UsageError
+from hpc_embed.families import FAMILIES
+from hpc_embed.families.esm2 import ESM2, VOCABULARY
+from hpc_embed.families.t5 import ANKH, T5
 from hpc_embed.registry import Kind, find_model
 from hpc_embed.run import files
 from hpc_embed.run import identity as identity_module
@@ -21,20 +26,20 @@ from hpc_embed.run.identity import (
     copy_checkpoint,
     digest_of_checkpoint,
     pin_model,
-    read_config,
-    weight_files,
 )
+from tests.checkpoints.faces import ESM2_CONFIG, sizes_of, write_face
 
-ESM = {
-    "model_type": "esm",
-    "num_hidden_layers": 3,
-    "hidden_size": 8,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "vocab_size": 33,
-    "max_position_embeddings": 514,
+T5_CONFIG: dict[str, object] = {
+    "model_type": "t5",
+    "num_layers": 2,
+    "d_model": 8,
+    "num_heads": 2,
+    "d_kv": 4,
+    "d_ff": 16,
+    "relative_attention_num_buckets": 32,
+    "relative_attention_max_distance": 128,
+    "layer_norm_epsilon": 1e-6,
 }
-T5 = {"model_type": "t5", "num_layers": 2, "d_model": 8, "num_heads": 2, "d_kv": 4, "d_ff": 16}
 BERT = {
     "model_type": "bert",
     "num_hidden_layers": 2,
@@ -52,13 +57,25 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def checkpoint(folder: Path, config: Mapping[str, object] = ESM, **files: str) -> Path:
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "model.safetensors").write_text("weights")
+def checkpoint(folder: Path, config: Mapping[str, object] = ESM2_CONFIG, **files: str) -> Path:
+    """A small checkpoint of the family that the config speaks of, with a vocabulary and more files."""
+    family = next((family for family in FAMILIES.values() if family.claims(config, ())), None)
+    sizes = {"x.weight": (1,)} if family is None else sizes_of(family, family.shape_of(config))
+    write_face(folder, config, sizes, VOCABULARY if family is ESM2 else ("[UNK]", *"ACGT"))
+    if family in (T5, ANKH):
+        (folder / "vocab.txt").unlink()
+        names = ["<pad>", "</s>", "<unk>", *"ALGVSREDTIPKFQNYMHWCXBOUZ"]
+        added = [{"id": 149, "content": "<AA2fold>"}] if family is T5 and config["vocab_size"] == 150 else []
+        tokenizer = {"model": {"vocab": [[name, 0.0] for name in names]}, "added_tokens": added}
+        (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     for name, text in files.items():
         (folder / name.replace("_json", ".json").replace("_md", ".md").replace("_txt", ".txt")).write_text(text)
     return folder
+
+
+def lines_of(folder: Path, *names: str) -> str:
+    """What a checkpoint's digest is taken of."""
+    return "\n".join(f"{name} {hashlib.sha256((folder / name).read_bytes()).hexdigest()}" for name in names)
 
 
 # ---- what --model may name
@@ -133,8 +150,10 @@ def test_a_folder_is_what_its_files_are(tmp_path: Path, monkeypatch: pytest.Monk
         source=str(folder),
         revision="",
         folder=str(folder),
-        digest=digest(f"config.json {digest(json.dumps(ESM))}\nmodel.safetensors {digest('weights')}"),
+        digest=digest(lines_of(folder, "config.json", "vocab.txt", "model.safetensors")),
         licence="apache-2.0",
+        kind="protein",
+        known_letters="LAGVSERTIDPKQNFYMHWCXBUZO.-",
     )
     assert (model.name, model.dimension, model.max_residues, model.num_special_tokens) == ("mine", 8, 510, 2)
     assert (model.family, model.licence, model.hub) == ("esm2", "apache-2.0", "facebook/esm2_t6_8M_UR50D")
@@ -222,7 +241,7 @@ def test_hf_takes_the_slow_path_for_our_families_too(tmp_path: Path, capsys: pyt
     folder = checkpoint(tmp_path / "mine")
     model, pinned = pin_model(f"hf:{folder}", None, None)
     assert (pinned.name, pinned.registry_name, model.family) == ("mine", "hf", "transformers")
-    assert "slow path" in capsys.readouterr().err
+    assert "runs through transformers itself" in capsys.readouterr().err
     pin_model(str(folder), None, None)
     assert capsys.readouterr().err == ""
 
@@ -230,12 +249,12 @@ def test_hf_takes_the_slow_path_for_our_families_too(tmp_path: Path, capsys: pyt
 @pytest.mark.parametrize(
     ("config", "max_residues", "num_special_tokens"),
     [
-        (ESM, 510, 2),
-        ({**ESM, "max_position_embeddings": None}, 1022, 2),
-        ({**T5, "vocab_size": 128}, None, 1),
-        ({**T5, "vocab_size": 149}, None, 1),
-        ({**T5, "vocab_size": 150}, None, 2),
-        ({**T5, "vocab_size": 150, "feed_forward_proj": "gated-gelu"}, None, 1),
+        (ESM2_CONFIG, 510, 2),
+        ({**ESM2_CONFIG, "max_position_embeddings": None}, 1022, 2),
+        ({**T5_CONFIG, "vocab_size": 128}, None, 1),
+        ({**T5_CONFIG, "vocab_size": 149}, None, 1),
+        ({**T5_CONFIG, "vocab_size": 150}, None, 2),
+        ({**T5_CONFIG, "vocab_size": 150, "feed_forward_proj": "gated-gelu"}, None, 1),
     ],
 )
 def test_limits_and_special_tokens_by_the_config(
@@ -246,9 +265,11 @@ def test_limits_and_special_tokens_by_the_config(
 
 
 def test_a_dimension_that_is_missing_is_named(tmp_path: Path) -> None:
-    config = {key: value for key, value in ESM.items() if key != "hidden_size"}
-    with pytest.raises(EnvironmentFault, match="no hidden_size"):
-        pin_model(str(checkpoint(tmp_path / "mine", config)), None, None)
+    config = {key: value for key, value in ESM2_CONFIG.items() if key != "num_attention_heads"}
+    folder = checkpoint(tmp_path / "mine")
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(EnvironmentFault, match="no num_attention_heads"):
+        pin_model(str(folder), None, None)
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", "3", "\x00"])
@@ -269,17 +290,11 @@ def test_a_config_that_cannot_be_read_is_a_fault(tmp_path: Path) -> None:
 
 
 def test_the_digest_covers_what_is_read(tmp_path: Path) -> None:
-    ours = checkpoint(tmp_path / "ours", README_md=CARD, vocab_txt="A\n", vocab_json="{}")
-    lines = [("config.json", json.dumps(ESM)), ("vocab.txt", "A\n"), ("model.safetensors", "weights")]
-    assert digest_of_checkpoint(ours) == digest("\n".join(f"{name} {digest(text)}" for name, text in lines))
-    native = checkpoint(tmp_path / "native", BERT, README_md=CARD, vocab_txt="A\n", vocab_json="{}")
-    lines = [
-        ("config.json", json.dumps(BERT)),
-        ("vocab.txt", "A\n"),
-        ("vocab.json", "{}"),
-        ("model.safetensors", "weights"),
-    ]
-    assert digest_of_checkpoint(native) == digest("\n".join(f"{name} {digest(text)}" for name, text in lines))
+    folder = checkpoint(tmp_path / "ours", README_md=CARD, vocab_json="{}")
+    lines = lines_of(folder, "config.json", "vocab.txt", "model.safetensors")
+    assert digest_of_checkpoint(folder, is_packed=True) == digest(lines)
+    lines = lines_of(folder, "config.json", "vocab.txt", "tokenizer_config.json", "vocab.json", "model.safetensors")
+    assert digest_of_checkpoint(folder, is_packed=False) == digest(lines)
 
 
 def test_a_checkpoint_without_weights_is_a_fault(tmp_path: Path) -> None:
@@ -293,22 +308,41 @@ def test_a_checkpoint_without_weights_is_a_fault(tmp_path: Path) -> None:
     ("names", "weights"),
     [
         (["model.safetensors", "pytorch_model.bin"], ["model.safetensors"]),
-        (
-            ["model-2.safetensors", "model-1.safetensors", "model.safetensors.index.json"],
-            ["model-1.safetensors", "model-2.safetensors", "model.safetensors.index.json"],
-        ),
+        (["model.safetensors", "model_old.safetensors", "pytorch_model_600k.bin"], ["model.safetensors"]),
         (["pytorch_model.bin", "training_args.bin"], ["pytorch_model.bin"]),
-        (
-            ["pytorch_model-1.bin", "pytorch_model.bin.index.json"],
-            ["pytorch_model-1.bin", "pytorch_model.bin.index.json"],
-        ),
+        (["data/weights/esmc_300m_2024_12_v0.pth"], ["esmc_300m_2024_12_v0.pth"]),
+        (["data/weights/a.pth", "data/weights/b.pth"], []),
+        (["weights.safetensors"], []),
         (["tf_model.h5", "config.json"], []),
     ],
 )
 def test_weights_are_safetensors_where_there_are_any(names: list[str], weights: list[str], tmp_path: Path) -> None:
     for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert [path.name for path in weight_files(tmp_path)] == weights
+
+
+def write_index(folder: Path, names: list[str]) -> None:
+    index = {"weight_map": {f"tensor{at}": name for at, name in enumerate(names)}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def test_an_index_says_which_files_hold_the_weights(tmp_path: Path) -> None:
+    for name in ("model-1.safetensors", "model-2.safetensors", "model-3.safetensors"):
+        (tmp_path / name).touch()
+    write_index(tmp_path, ["model-2.safetensors", "model-1.safetensors", "model-2.safetensors"])
+    names = ["model-1.safetensors", "model-2.safetensors", "model.safetensors.index.json"]
+    assert [path.name for path in weight_files(tmp_path)] == names
+
+
+@pytest.mark.parametrize(
+    ("names", "problem"), [(["model-4.safetensors"], "not there"), (["../model.safetensors"], "no name of a file")]
+)
+def test_an_index_that_lists_what_is_not_there_is_a_fault(names: list[str], problem: str, tmp_path: Path) -> None:
+    write_index(tmp_path, names)
+    with pytest.raises(EnvironmentFault, match=problem):
+        weight_files(tmp_path)
 
 
 def test_a_copy_has_all_that_is_read_and_is_made_once(tmp_path: Path) -> None:
@@ -320,9 +354,10 @@ def test_a_copy_has_all_that_is_read_and_is_made_once(tmp_path: Path) -> None:
         "README.md",
         "config.json",
         "model.safetensors",
+        "tokenizer_config.json",
         "vocab.txt",
     ]
-    assert (target / "model.safetensors").read_text() == "weights"
+    assert (target / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
     (source / "vocab.txt").write_text("B\n")
     assert copy_checkpoint(source, target) == target
     assert (target / "vocab.txt").read_text() == "A\n"

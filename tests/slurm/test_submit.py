@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from hpc_embed.engine.weights import random_weights
 from hpc_embed.families.esm2 import ESM2 as ESM2_FAMILY
 from hpc_embed.families.esm2 import esm2_shape
+from tests.checkpoints.faces import ESM2_CONFIG, write_vocabulary
 from tests.conftest import REPOSITORY, Run
 from tests.slurm.conftest import ANNA, PYTHONPATH, Cluster, as_user, own, wait_for
 from tests.slurm.runs import (
@@ -173,16 +174,9 @@ def stage(run: Run, tmp_path: Path) -> Path:
     (repository / "refs/main").write_text(commit)
     shape = esm2_shape(6, 320)
     save_file(random_weights(ESM2_FAMILY, shape, 1), folder / "model.safetensors")
-    config = {
-        "model_type": "esm",
-        "num_hidden_layers": 6,
-        "hidden_size": 320,
-        "num_attention_heads": 20,
-        "intermediate_size": 1280,
-        "vocab_size": 33,
-        "max_position_embeddings": 1026,
-    }
-    (folder / "config.json").write_text(json.dumps(config))
+    dimensions = {"num_hidden_layers": 6, "hidden_size": 320, "num_attention_heads": 20, "intermediate_size": 1280}
+    (folder / "config.json").write_text(json.dumps(ESM2_CONFIG | dimensions | {"max_position_embeddings": 1026}))
+    write_vocabulary(folder)
     staging = ("stage-model", "--model", "esm2_t6_8M", "--models-dir", "models", "--json")
     facts = json.loads(run(*staging, env={"HF_HOME": str(tmp_path / "hub")}).stdout)
     assert (facts["revision"], facts["licence"], facts["source"]) == (commit, "MIT", "facebook/esm2_t6_8M_UR50D")

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from hpc_embed.engine.tokens import untrained_kmers, untrained_pieces
+from hpc_embed.engine.tokens import untrained_kmers
 from hpc_embed.engine.weights import random_weights
 from hpc_embed.families import FAMILIES
-from hpc_embed.families.family import Kmers, Pieces, Shape
+from hpc_embed.families.family import Kmers, Shape
 from hpc_embed.families.nucleotide import nucleotide_shape
-from hpc_embed.families.t5 import t5_shape
+from tests.checkpoints.faces import PROST_T5_ADDED, spiece_model
 
 LETTERS = "LAGVSERTIDPKQNFYMHWCXBUZO"
 
@@ -42,13 +42,10 @@ def t5(folder: Path, *, vocabulary: int = 128, feed_forward: str = "relu") -> Pa
         feed_forward_proj=feed_forward,
         relative_attention_num_buckets=32,
     )
-    tokens = FAMILIES["t5"].tokens
-    assert isinstance(tokens, Pieces)
-    ids = untrained_pieces(tokens, t5_shape(1, 16, 2, 16, 8, vocabulary=vocabulary))
     _saved(T5EncoderModel(config), folder)
-    added = [{"id": number, "content": name} for name, number in ids.items() if number > 100]
-    vocab = [[name, -1.0] for name in sorted(ids, key=ids.__getitem__) if ids[name] <= 100]
-    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocab}, "added_tokens": added}))
+    (folder / "spiece.model").write_bytes(spiece_model())
+    if vocabulary == 150:
+        (folder / "added_tokens.json").write_text(json.dumps(PROST_T5_ADDED))
     return folder
 
 
@@ -63,12 +60,14 @@ def nucleotide(folder: Path) -> Path:
         "emb_layer_norm_before": False,
         "token_dropout": False,
         "add_bias_fnn": False,
+        "mask_token_id": 2,
         "auto_map": {"AutoModelForMaskedLM": "modeling_esm.EsmForMaskedLM"},
         **_dimensions(shape),
     }
     (folder / "config.json").write_text(json.dumps(config))
     assert isinstance(family.tokens, Kmers)
     (folder / "vocab.txt").write_text("\n".join(untrained_kmers(family.tokens)))
+    (folder / "tokenizer_config.json").write_text('{"eos_token": null, "tokenizer_class": "EsmTokenizer"}')
     return folder
 
 

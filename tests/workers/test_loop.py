@@ -30,6 +30,7 @@ class FakeModel:
     """Vectors that say which window they are of; memory for `most_tokens`."""
 
     device, precision, dimension = "fake", "fp32", 2
+    proof = ""
     notes: tuple[str, ...] = ()
 
     def __init__(self, most_tokens: int = 10**9, poison: int | None = None, breaks: bool = False) -> None:

@@ -17,6 +17,7 @@ from hpc_embed.engine.biases import Bias
 from hpc_embed.families import FAMILIES
 from hpc_embed.registry import AMINO_ACIDS
 from hpc_embed.workers.verification import CODONS, probe_sequences
+from tests.checkpoints.faces import write_vocabulary
 from tests.conftest import Run
 
 
@@ -42,6 +43,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     folder = tmp_path_factory.mktemp("models") / "tuned"
     EsmModel(config, add_pooling_layer=False).save_pretrained(folder)
+    write_vocabulary(folder)
     return folder
 
 

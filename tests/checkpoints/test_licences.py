@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hpc_embed.run.licences import is_non_commercial, licence_of_card
+from hpc_embed.checkpoints.licences import is_non_commercial, licence_of_card
 
 
 @pytest.mark.parametrize(

@@ -5,21 +5,11 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+from hpc_embed.checkpoints.files import BESIDE_THE_WEIGHTS, INDEX, PICKLE, choice_of, weight_files
 from hpc_embed.errors import FULL_DISK_REMEDY, EnvironmentFault, is_full_disk
 from hpc_embed.progress import note
 from hpc_embed.registry import models
-from hpc_embed.run.licences import CARD
 
-WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
-FALLBACK_WEIGHT_PATTERNS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
-SMALL_FILES = ("config.json", "tokenizer.json", "vocab.txt", "spiece.model", "added_tokens.json")
-"""What our families read beside the weights."""
-TOKENISER_FILES = (
-    *("tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt"),
-    *("tokenizer.model", "sentencepiece.bpe.model"),
-)
-"""What transformers' tokenisers read besides."""
-BESIDE_THE_WEIGHTS = (*SMALL_FILES, *TOKENISER_FILES, CARD)
 ANSWER_SECONDS = 10.0
 """A hub that takes longer counts as out of reach."""
 STAGE = "Run `hpc-embed stage-model` where there is internet and give the folder that it names"
@@ -30,15 +20,6 @@ BY_STATUS = {
     429: ("was refused, too many requests from here", "Wait some minutes, or set HF_TOKEN; nothing else is wrong."),
 }
 """What the hub's answers mean, and what helps."""
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The weight files of a checkpoint, safetensors first; empty where it has none."""
-    for patterns in (WEIGHT_PATTERNS, FALLBACK_WEIGHT_PATTERNS):
-        found = sorted(path for pattern in patterns for path in folder.glob(pattern))
-        if found:
-            return found
-    return []
 
 
 def hub_folder(name: str, repository: str, revision: str | None) -> Path:
@@ -69,15 +50,21 @@ def download(name: str, repository: str, revision: str | None) -> Path:
     try:
         info = HfApi().model_info(repository, revision=revision, timeout=ANSWER_SECONDS)
         names = [sibling.rfilename for sibling in info.siblings or ()]
-        has_safetensors = any(name.endswith(".safetensors") for name in names)
-        weights = WEIGHT_PATTERNS if has_safetensors else FALLBACK_WEIGHT_PATTERNS
         note(f"downloading {wanted} from the hub …")
-        folder = snapshot_download(
-            repository, revision=info.sha, allow_patterns=[*weights, *BESIDE_THE_WEIGHTS], etag_timeout=ANSWER_SECONDS
-        )
+        patterns = [*_weights_among(names), *BESIDE_THE_WEIGHTS]
+        folder = snapshot_download(repository, revision=info.sha, allow_patterns=patterns, etag_timeout=ANSWER_SECONDS)
         return Path(folder)
     except _hub_errors() as error:
         raise _explained(name, wanted, error) from error
+
+
+def _weights_among(names: list[str]) -> list[str]:
+    """Patterns of the files that hold the weights and of no others: some repositories have three whole copies."""
+    chosen = choice_of(names) or PICKLE
+    if not chosen.endswith(INDEX):
+        return [chosen]
+    stem, _, ending = chosen.removesuffix(INDEX).rpartition(".")
+    return [chosen, f"{stem}-*.{ending}"]  # which ones is in the index
 
 
 def _hub_errors() -> tuple[type[BaseException], ...]:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from hpc_embed.checkpoints.any_encoder import infer_model_type, is_native, native_model
 from hpc_embed.errors import EnvironmentFault
 from hpc_embed.families.family import Shape
 from hpc_embed.registry import ANY_ENCODER
-from hpc_embed.run.native import native_model
 
 BERT: dict[str, object] = {
     "model_type": "bert",
@@ -72,7 +72,6 @@ def test_residues_that_surely_fit(facts: dict[str, object], max_residues: int | 
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({**BERT, "auto_map": {}}, "model_type 'bert' runs code of its own"),
         ({"hidden_size": 8}, "no num_hidden_layers"),
         ({"num_hidden_layers": 8}, "no hidden_size"),
         ({}, "no num_hidden_layers"),
@@ -81,3 +80,43 @@ def test_residues_that_surely_fit(facts: dict[str, object], max_residues: int | 
 def test_models_that_cannot_be_planned_for(config: dict[str, object], words: str) -> None:
     with pytest.raises(EnvironmentFault, match=words):
         native_model("mine", config, Path("mine"), None, "")
+
+
+@pytest.mark.parametrize(
+    ("config", "model_type"),
+    [
+        ({"model_type": "bert", "architectures": ["AntiBERTy"]}, "bert"),
+        ({"architectures": ["BertForMaskedLM"]}, "bert"),
+        ({"architectures": ["T5EncoderModel"]}, "t5"),
+        ({"architectures": ["EsmModel"]}, "esm"),
+        ({"architectures": ["Odd"]}, None),
+        ({"architectures": []}, None),
+        ({}, None),
+    ],
+)
+def test_an_architecture_is_known_by_the_class_that_wrote_it(config: dict[str, object], model_type: str | None) -> None:
+    assert infer_model_type(config) == model_type
+
+
+@pytest.mark.parametrize(
+    ("auto_map", "expected"),
+    [
+        (None, True),
+        ({}, True),
+        ({"AutoModel": "dnabert_layer.DNABertModel"}, True),
+        ({"AutoModel": "zhihan1996/DNA_bert_6--dnabert_layer.DNABertModel"}, True),
+        ({"AutoModel": "bert.Bert"}, False),
+        ({"AutoModel": ["a.B", None]}, False),
+        ("bert.Bert", False),
+    ],
+)
+def test_remote_code_is_none_of_transformers_but_for_what_is_known_to_be_the_same(
+    auto_map: object, expected: bool
+) -> None:
+    assert is_native({"model_type": "bert", "auto_map": auto_map}) is expected
+
+
+def test_a_model_of_four_letters_is_one_of_dna(tmp_path: Path) -> None:
+    assert native_model("mine", BERT, tmp_path, None, "", "ACGT").kind == "dna"
+    assert native_model("mine", BERT, tmp_path, None, "", "ACDEFGHIKLMNPQRSTVWY").kind == "protein"
+    assert native_model("mine", BERT, tmp_path, "protein", "", "ACGT").kind == "protein"

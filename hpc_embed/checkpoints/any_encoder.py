@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from hpc_embed.errors import EnvironmentFault
-from hpc_embed.families.family import Shape, is_dimension
+from hpc_embed.families.family import Config, Shape, is_dimension
 from hpc_embed.registry import ANY_ENCODER, Kind, Model
 
 KEYS = {
@@ -27,13 +28,35 @@ PADDING_OFFSET = 2
 SPECIAL_TOKENS = 2
 
 
-def native_model(name: str, config: Mapping[str, object], folder: Path, kind: Kind | None, licence: str) -> Model:
-    """What planning must know; EnvironmentFault for a model that runs code of its own, or tells no dimensions."""
-    if "auto_map" in config:
-        raise EnvironmentFault(
-            f"{folder}: model_type {config.get('model_type')!r} runs code of its own, which is never run here.",
-            remedy="Choose a model of `hpc-embed models`, or one that transformers knows natively.",
-        )
+AS_TRANSFORMERS = ("dnabert_layer",)
+"""Modules of remote code whose mathematics are those of transformers' own model (DNABERT-1's)."""
+NUCLEOTIDES = frozenset("ACGTUNRYSWKMBDHV")
+
+
+def infer_model_type(config: Config) -> str | None:
+    """What transformers calls the architecture; where config.json has no model_type, by the class that wrote it."""
+    if isinstance(stated := config.get("model_type"), str):
+        return stated
+    architectures = config.get("architectures")
+    if not isinstance(architectures, list) or not architectures:
+        return None
+    found = re.match(r"(\w+?)(?:For[A-Z]\w*|Model|EncoderModel|LMHeadModel)$", str(architectures[0]))
+    return found[1].lower() if found else None
+
+
+def is_native(config: Config) -> bool:
+    """Whether transformers has the model in itself; remote code is never run here."""
+    auto_map = config.get("auto_map") or {}
+    named = auto_map.values() if isinstance(auto_map, dict) else [auto_map]
+    modules = [str(value).partition(".")[0] for value in named]
+    return all(module.rpartition("--")[2] in AS_TRANSFORMERS for module in modules)
+
+
+def native_model(
+    name: str, config: Config, folder: Path, kind: Kind | None, licence: str, letters: str | None = None
+) -> Model:
+    """What planning must know; EnvironmentFault for a model that tells no dimensions. `letters` are those that its
+    vocabulary tells apart, None where nobody knows."""
     num_layers, hidden = _dimension(config, "num_layers"), _dimension(config, "hidden")
     if num_layers is None or hidden is None:
         missing = "num_hidden_layers" if num_layers is None else "hidden_size"
@@ -49,7 +72,8 @@ def native_model(name: str, config: Mapping[str, object], folder: Path, kind: Ki
     return replace(
         ANY_ENCODER,
         name=name,
-        kind=kind or ANY_ENCODER.kind,
+        kind=kind or ("dna" if letters and NUCLEOTIDES.issuperset(letters) else ANY_ENCODER.kind),
+        known_letters=letters or ANY_ENCODER.known_letters,
         dimension=hidden,
         shape=shape,
         max_residues=_limit(config),

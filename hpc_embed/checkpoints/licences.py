@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-CARD = "README.md"
+from hpc_embed.checkpoints.files import CARD
+
 NON_COMMERCIAL_MARKS = ("-nc", "non-commercial", "noncommercial", "research-only")
 
 

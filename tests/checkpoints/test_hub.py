@@ -17,10 +17,10 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 
+from hpc_embed.checkpoints import hub
 from hpc_embed.engine.weights import random_weights
 from hpc_embed.errors import EnvironmentFault
 from hpc_embed.families.esm2 import ESM2, esm2_shape
-from hpc_embed.run import hub
 from tests.conftest import Run
 
 REPOSITORY = "someone/model"
@@ -237,9 +237,15 @@ def test_what_is_in_the_cache_is_not_fetched(cache: Cache, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("names", "patterns"),
     [
-        (["config.json", "model.safetensors"], ["*.safetensors", "*.safetensors.index.json"]),
-        (["pytorch_model.bin"], ["pytorch_model*.bin", "pytorch_model.bin.index.json"]),
-        (["model.safetensors.md"], ["pytorch_model*.bin", "pytorch_model.bin.index.json"]),
+        (["config.json", "model.safetensors", "model_old.safetensors"], ["model.safetensors"]),
+        (
+            ["model-00001-of-00002.safetensors", "model.safetensors.index.json", "pytorch_model.bin"],
+            ["model.safetensors.index.json", "model-*.safetensors"],
+        ),
+        (["pytorch_model.bin", "pytorch_model_600k.bin", "pytorch_model_723k.bin"], ["pytorch_model.bin"]),
+        (["pytorch_model.bin.index.json"], ["pytorch_model.bin.index.json", "pytorch_model-*.bin"]),
+        (["config.json", "data/weights/esmc_300m_2024_12_v0.pth"], ["data/weights/esmc_300m_2024_12_v0.pth"]),
+        (["model.safetensors.md"], ["pytorch_model.bin"]),
     ],
 )
 def test_what_is_not_is_fetched_by_its_commit(
@@ -248,7 +254,7 @@ def test_what_is_not_is_fetched_by_its_commit(
     cache.names = names
     cache.cached = tmp_path if has_config_alone else None
     assert hub.hub_folder(REPOSITORY, REPOSITORY, "main") == Path("/the/cache/fetched")
-    wanted = [*patterns, *hub.SMALL_FILES, *hub.TOKENISER_FILES, "README.md"]
+    wanted = [*patterns, *hub.BESIDE_THE_WEIGHTS]
     assert cache.calls[1:] == [
         (REPOSITORY, {"revision": "main", "timeout": 10.0}),
         (REPOSITORY, {"revision": COMMIT, "allow_patterns": wanted, "etag_timeout": 10.0}),
