@@ -18,6 +18,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 
 from hpc_embed.checkpoints import hub
+from hpc_embed.checkpoints.files import BESIDE_THE_WEIGHTS, weight_files
 from hpc_embed.engine.weights import random_weights
 from hpc_embed.errors import EnvironmentFault
 from hpc_embed.families.esm2 import ESM2, esm2_shape
@@ -161,7 +162,7 @@ def test_a_hub_that_is_well_gives_a_checkpoint(fetch: None, monkeypatch: pytest.
     monkeypatch.setattr(Hub, "behaviour", "well")
     folder = hub.download(REPOSITORY, REPOSITORY, None)
     assert folder.name == COMMIT
-    assert [path.name for path in hub.weight_files(folder)] == ["model.safetensors"]
+    assert [path.name for path in weight_files(folder)] == ["model.safetensors"]
 
 
 @pytest.mark.filterwarnings("ignore:Not enough free disk space")
@@ -254,7 +255,7 @@ def test_what_is_not_is_fetched_by_its_commit(
     cache.names = names
     cache.cached = tmp_path if has_config_alone else None
     assert hub.hub_folder(REPOSITORY, REPOSITORY, "main") == Path("/the/cache/fetched")
-    wanted = [*patterns, *hub.BESIDE_THE_WEIGHTS]
+    wanted = [*patterns, *BESIDE_THE_WEIGHTS]
     assert cache.calls[1:] == [
         (REPOSITORY, {"revision": "main", "timeout": 10.0}),
         (REPOSITORY, {"revision": COMMIT, "allow_patterns": wanted, "etag_timeout": 10.0}),
