@@ -10,6 +10,7 @@ from hpc_embed.config import (
     DoctorSettings,
     ExportSettings,
     GatherSettings,
+    ModelSettings,
     OutputSettings,
     PlanSettings,
     ReportSettings,
@@ -91,7 +92,7 @@ COMMANDS = (
         "Compare our vectors with those of the reference implementation.",
         (VerifySettings, OutputSettings),
     ),
-    Command("models", "List the models.", (OutputSettings,)),
+    Command("models", "List the models; --explain one checkpoint.", (ModelSettings, OutputSettings)),
     Command(
         "doctor",
         "Tell what this machine or Slurm site can do, and what it lacks.",

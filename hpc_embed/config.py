@@ -189,6 +189,14 @@ class VerifySettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """One of them"""
+
+    explain: str | None = None
+    """Say what a checkpoint is taken for, and by which facts: a folder, a name, or ORG/REPOSITORY on the hub."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StatusSettings:
     """How long to look"""
 

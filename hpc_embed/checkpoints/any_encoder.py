@@ -88,7 +88,7 @@ def _dimension(config: Mapping[str, object], name: str) -> int | None:
 def _limit(config: Mapping[str, object]) -> int | None:
     """Residues that surely fit its positions, at one token each."""
     positions, model_type = _dimension(config, "num_positions"), config.get("model_type")
-    if positions is None or model_type in UNLIMITED or config.get("position_embedding_type") == "rotary":
+    if positions is None or model_type in UNLIMITED:
         return None
     taken = SPECIAL_TOKENS + (PADDING_OFFSET if model_type in POSITIONS_AFTER_PADDING else 0)
     return max(1, positions - taken)

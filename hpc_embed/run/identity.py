@@ -26,6 +26,7 @@ from hpc_embed.registry import (
     models,
 )
 from hpc_embed.run.files import copy_file, sha256_of_file, whole_folder
+from hpc_embed.run.proofs import proofs_of
 
 UNTRAINED = "untrained"
 UNTRAINED_SEED = 0
@@ -57,6 +58,8 @@ class ModelIdentity:
     """What transformers calls the architecture; empty where a family of ours runs it."""
     known_letters: str = ""
     """Those that planning took the tokenizer to know; empty in plans of older versions."""
+    proof: str = ""
+    """Beside what the checkpoint had proven itself here by the time of planning, for people."""
 
     @property
     def is_untrained(self) -> bool:
@@ -83,6 +86,19 @@ def pin_model(name: str, revision: str | None, kind: Kind | None) -> tuple[Model
     if model.hub is None:
         return _built_in(model)
     return _from_hub(name, model.hub, revision, kind)
+
+
+def find_checkpoint(name: str) -> Path:
+    """The folder of what `--model` names; UsageError for what has no weights."""
+    place = name.removeprefix(ANY_PREFIX)
+    if Path(place).is_dir():
+        return Path(place)
+    if place.count("/") == 1 and not place.startswith((".", "/")):
+        return hub_folder(name, place, None)
+    model = find_model(name)
+    if model.hub is None:
+        raise UsageError(f"{name}: has no checkpoint.", remedy="Give a folder, or see `hpc-embed models`.")
+    return hub_folder(name, model.hub, None)
 
 
 def _folder(folder: Path, kind: Kind | None, *, is_native: bool) -> tuple[Model, ModelIdentity]:
@@ -144,17 +160,19 @@ def _checkpoint(
     else:
         model = _model_of(name, taken.family, taken.shape, face, licence)
         registry_name = _template(name, taken.family.name).name
+    digest = digest_of_checkpoint(folder, is_packed=taken.family is not None)
     return model, ModelIdentity(
         name=name,
         registry_name=registry_name,
         source=source,
         revision=revision,
         folder=str(folder.resolve()),
-        digest=digest_of_checkpoint(folder, is_packed=taken.family is not None),
+        digest=digest,
         licence=licence,
         kind=model.kind,
         model_type="" if taken.family else taken.model_type,
         known_letters=model.known_letters,
+        proof="; ".join(map(str, proofs_of(digest, folder))),
     )
 
 

@@ -58,7 +58,7 @@ def test_dimensions_by_the_names_that_models_give_them(layers: str, hidden: str)
         ({"max_position_embeddings": "many"}, None),
         ({"model_type": "roberta", "max_position_embeddings": 514}, 510),
         ({"model_type": "esm", "max_position_embeddings": 514}, 510),
-        ({"model_type": "esm", "max_position_embeddings": 514, "position_embedding_type": "rotary"}, None),
+        ({"model_type": "esm", "max_position_embeddings": 514, "position_embedding_type": "rotary"}, 510),
         ({"model_type": "t5", "n_positions": 512}, None),
         ({"model_type": "bert", "max_position_embeddings": 2}, 1),
         ({"model_type": "bert", "max_position_embeddings": 4}, 2),
