@@ -117,6 +117,11 @@ def _plan(
     plan.write(layout.plan)
     if is_non_commercial(identity.licence):
         note(f"warning: {model.name} is under {identity.licence}: not for commercial use.")
+    if scanned.num_cut:
+        note(
+            f"warning: of {scanned.num_cut:,} lines comments, numbers of positions or blanks between columns are left "
+            f"out; the first: {scanned.first_cut}."
+        )
     if num_u_as_t:
         note(f"RNA: {num_u_as_t:,} U are read as T, the letter that {model.name} knows.")
     if plan.totals.num_unknown_letters:

@@ -70,6 +70,10 @@ class Scanned:
     inputs: list[InputFile] = field(default_factory=list)
     first_unknown: str = ""
     """Place and letter of the first unknown letter."""
+    num_cut: int = 0
+    """Lines of which something was left out that is no sequence."""
+    first_cut: str = ""
+    """Place of the first of them."""
 
     @property
     def statuses(self) -> list[int]:
@@ -155,6 +159,9 @@ def _take_source(scanned: Scanned, source: str, parts: Iterator[PartFacts]) -> N
             raise BadInput(f"{place}: {part.fault.words}.", remedy=part.fault.remedy)
         if part.first_unknown and not scanned.first_unknown:
             scanned.first_unknown = f"{part.first_unknown.of(source, num_lines)}: {part.first_unknown.words}"
+        if part.first_cut is not None and not scanned.num_cut:
+            scanned.first_cut = f"{source}, line {num_lines + part.first_cut + 1}"
+        scanned.num_cut += part.num_cut
         for leaves in read_leaves(scanned.folder, part):
             digest.update(leaves)
         num_lines += part.num_lines
@@ -237,7 +244,7 @@ class _Scanner:
             raise InterruptedError("another thread ended the scan")
         num_bytes = size_of(piece)
         with self._large_block if num_bytes > LARGE_BLOCK_BYTES else ExitStack():
-            block = piece if isinstance(piece, Block) else parse_block(piece, source, is_first=is_first)
+            block = piece if isinstance(piece, Block) else parse_block(piece, is_first=is_first)
             judged = self._judge.judge(block)
             writer.write(judged, num_bytes)
         self._show(len(judged.lengths_N))

@@ -21,7 +21,7 @@ from hpc_embed.run.temporaries import temporary_sibling
 from hpc_embed.sequences.sources import STANDARD_INPUT
 
 PREFIX = ".planning-"
-SCAN_VERSION = 3
+SCAN_VERSION = 4
 """Raised whenever a part would be written otherwise."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 WHAT_COUNTS = (

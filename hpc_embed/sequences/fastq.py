@@ -10,6 +10,7 @@ from Bio.SeqIO.QualityIO import FastqGeneralIterator
 from hpc_embed.errors import BadInput
 from hpc_embed.sequences import sources
 from hpc_embed.sequences.fasta import FastaRecord, record_of, text_of
+from hpc_embed.sequences.lines import letters_of
 
 
 def parse_fastq(binary: BinaryIO, source: str) -> Iterator[FastaRecord]:
@@ -19,7 +20,7 @@ def parse_fastq(binary: BinaryIO, source: str) -> Iterator[FastaRecord]:
         line = lines.skip_blank() + 1
         try:
             for title, sequence, _ in FastqGeneralIterator(cast(TextIO, lines)):
-                yield record_of(title, sequence, line)
+                yield record_of(title, letters_of(sequence).letters, line)
                 lines.num_left = sources.LONGEST_RECORD
                 line = lines.number  # the parser has read on to the next title
         except ValueError as error:

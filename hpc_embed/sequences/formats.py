@@ -42,7 +42,7 @@ def first_records(head: bytes, source: str, columns: Columns | None, most: int, 
     """The first records in the head of a source; of one that is cut out of it what can be read."""
     format = format_of(head, columns)
     if format == "FASTA":
-        return parse_block(head, source, is_first=True)
+        return parse_block(head, is_first=True)
     found: list[FastaRecord] = []
     waiting = [head]
     try:

@@ -70,11 +70,14 @@ def in_blocks(content: bytes, block_bytes: int) -> list[FastaRecord] | str:
     line = 1
     try:
         for number, raw in enumerate(blocks_of(lambda _: stream.read(block_bytes), "in.fasta")):
-            block = parse_block(raw, "x", is_first=number == 0)
+            block = parse_block(raw, is_first=number == 0)
             stops = np.cumsum(block.lengths_N).tolist()
             for at, (name, description) in enumerate(zip(block.ids, block.descriptions, strict=True)):
                 letters = block.letters[stops[at] - block.lengths_N[at] : stops[at]].tobytes()
                 records.append(FastaRecord(str(name), str(description), letters, int(block.lines_N[at]) + line))
+            if block.fault:
+                place = block.fault.of("x", line - 1)
+                raise BadInput(f"{place}: {block.fault.words}.", remedy=block.fault.remedy)
             line += block.num_lines
     except BadInput as error:
         return str(error)

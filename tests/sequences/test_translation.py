@@ -29,7 +29,7 @@ def frames_by_biopython(bases: str, genetic_code: int) -> dict[int, str]:
 
 def block_of(*sequences: str) -> Block:
     content = "".join(f">r{number} a note\n{bases}\n" for number, bases in enumerate(sequences))
-    return parse_block(bytearray(content.encode()), "x", is_first=True)
+    return parse_block(bytearray(content.encode()), is_first=True)
 
 
 def proteins(block: Block) -> list[tuple[str, str]]:
