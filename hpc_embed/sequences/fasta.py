@@ -13,7 +13,8 @@ from Bio.SeqIO.FastaIO import SimpleFastaParser
 from hpc_embed.errors import BadInput
 from hpc_embed.sequences.lines import COMMENT, NotSequence, letters_of, printable, refuse_pir
 from hpc_embed.sequences.places import Place
-from hpc_embed.sequences.sources import opened, reading
+from hpc_embed.sequences.sources import opened
+from hpc_embed.sequences.streams import reading
 
 
 class FastaRecord(NamedTuple):

@@ -10,7 +10,7 @@ from hpc_embed.progress import note
 
 SEQUENCE_ENDINGS = (".fasta", ".fa", ".fna", ".ffn", ".frn", ".faa", ".fas", ".fsa", ".afa", ".fastq", ".fq")
 TABLE_ENDINGS = (".csv", ".tsv")
-COMPRESSED_ENDINGS = (".gz", ".bgz", ".zst")
+COMPRESSED_ENDINGS = (".gz", ".bgz", ".zst", ".bz2", ".xz")
 MOST_NAMED = 3
 """Of what is left out, told by name."""
 

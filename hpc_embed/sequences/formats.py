@@ -11,7 +11,8 @@ from hpc_embed.sequences import sources
 from hpc_embed.sequences.blocks import Block, block_of_records, parse_block
 from hpc_embed.sequences.fasta import FastaRecord
 from hpc_embed.sequences.fastq import parse_fastq
-from hpc_embed.sequences.sources import BYTE_ORDER_MARK, Raw, Read, blocks_of, stream_of
+from hpc_embed.sequences.sources import BYTE_ORDER_MARK, Raw, blocks_of
+from hpc_embed.sequences.streams import Read, stream_of
 from hpc_embed.sequences.tables import Columns, parse_table
 
 Format = Literal["FASTA", "FASTQ", "table"]

@@ -90,7 +90,7 @@ def _refuse_header(line: str) -> None:
             "Give letters alone; X stands for any residue, N for any base.",
         )
     raise NotSequence(
-        f"'>' in a sequence, {_shown(line[max(0, line.index('>') - 10) :])}, as where files were joined without a line end",
+        f"'>' in a sequence, {_shown(line[max(0, line.index('>') - 10) :])}, as of files joined without a line end",
         "Begin each record on a line of its own.",
     )
 

@@ -38,7 +38,8 @@ from hpc_embed.sequences.blocks import Block
 from hpc_embed.sequences.fasta import read_fasta
 from hpc_embed.sequences.formats import pieces_of
 from hpc_embed.sequences.gaps import without_gaps
-from hpc_embed.sequences.sources import opened, reader
+from hpc_embed.sequences.sources import opened
+from hpc_embed.sequences.streams import reader
 from hpc_embed.sequences.tables import Columns
 from hpc_embed.sequences.translation import translated
 from tests.torture.small_run import FASTA, SmallRun, on

@@ -17,13 +17,14 @@ from hpc_embed.planning.verdicts import Place
 from hpc_embed.progress import Silent
 from hpc_embed.run.plan import Plan
 from hpc_embed.sequences import sources
-from hpc_embed.sequences.sources import Stretch
+from hpc_embed.sequences.sources import Stretch, look_at
 from tests.planning.test_planner import plan as plan_of
 
 
 def opened_at(folder: Path) -> OpenedInput:
     """A plain FASTA file that nobody has looked at."""
-    return OpenedInput(str(folder / "in.fa"), None, None, "FASTA", None, False)
+    path = str(folder / "in.fa")
+    return OpenedInput(path, None, None, look_at(path), None, "FASTA", None, False)
 
 
 class Noted:
@@ -79,7 +80,7 @@ def test_a_file_is_cut_into_stretches_of_one_size(
     assert 0 <= widths[0] - widths[-1] < max(number, 2)
 
 
-@pytest.mark.parametrize("change", [{"read": lambda size: b""}, {"format": "FASTQ"}, {"source": "-"}])
+@pytest.mark.parametrize("change", [{"seen": None}, {"format": "FASTQ"}, {"source": "-"}])
 def test_what_is_no_plain_fasta_file_is_streamed(change: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "in.fa").write_text(">a\nMKV\n")
     opened = opened_at(tmp_path)

@@ -10,7 +10,7 @@ from hpc_embed.errors import BadInput
 from hpc_embed.sequences.folders import TABLE_ENDINGS
 from hpc_embed.sequences.sources import expand_inputs
 
-TAKEN = ("B.FASTA", "a.fa", "c.faa.gz", "d.fq.zst", "e.fna.bgz", "f g.ffn")
+TAKEN = ("B.FASTA", "a.fa", "c.faa.gz", "d.fq.zst", "e.fna.bgz", "f g.ffn", "h.fa.bz2", "i.fasta.xz")
 LEFT_OUT = (".hidden", "notes.txt", "t.tsv", "x.fa.fai")
 
 
@@ -26,7 +26,7 @@ def test_files_with_known_endings_are_taken_in_sorted_order_and_the_others_told(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert [Path(source).name for source in expand_inputs([str(folder)])] == sorted(TAKEN)
-    assert capsys.readouterr().err == f"{folder}: 6 files are taken, 5 left out: .hidden, notes.txt, sub.fa, …\n"
+    assert capsys.readouterr().err == f"{folder}: 8 files are taken, 5 left out: .hidden, notes.txt, sub.fa, …\n"
 
 
 def test_of_tables_a_folder_gives_its_tables(folder: Path) -> None:

@@ -50,7 +50,7 @@ def test_of_a_line_letters_are_taken_and_comments_numbers_and_blanks_left_out(
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("MKT>b\n", "'>' in a sequence, 'MKT>b', as where files were joined without a line end"),
+        ("MKT>b\n", "'>' in a sequence, 'MKT>b', as of files joined without a line end"),
         ("MKVLAAGIVGLLLA>b some name\n", "'>' in a sequence, 'AAGIVGLLLA>b some name'"),
         ("MK<mask>VL\n", "'MK<mask>VL' holds a tag or a token in brackets"),
         ("MK\0\0\n", "a control character, '\\x00', in a sequence"),
@@ -66,7 +66,10 @@ def test_of_a_line_letters_are_taken_and_comments_numbers_and_blanks_left_out(
         ("60\n", "'60' is no sequence: most of it is no letters"),
         ("((..[[]]))\n", "is no sequence: most of it is no letters"),
         ('{"status": 500}\n', "is no sequence: most of it is no letters"),
-        ("a long line, of which a message shows the beginning\n", "'a long line, of which a message shows th…' is text"),
+        (
+            "a long line, of which a message shows the beginning\n",
+            "'a long line, of which a message shows th…' is text",
+        ),
     ],
 )
 def test_what_is_no_sequence_is_told_as_what_it_is(line: str, words: str) -> None:
