@@ -26,7 +26,7 @@ from hpc_embed.registry import Kind, Model
 from hpc_embed.run.plan import InputFile
 from hpc_embed.sequences import sources
 from hpc_embed.sequences.blocks import Block, parse_block
-from hpc_embed.sequences.formats import Format, Piece, first_records, format_of, pieces_of, size_of
+from hpc_embed.sequences.formats import Format, Piece, first_records, format_of, pieces_of, refuse_others, size_of
 from hpc_embed.sequences.gaps import is_alignment
 from hpc_embed.sequences.letters import judge_kind
 from hpc_embed.sequences.pipes import Pipe, open_pipes
@@ -93,6 +93,7 @@ def _open_input(source: str, pipe: Pipe | None, stack: ExitStack, columns: Colum
     with ExitStack() as own:
         read = reader(source, (stack if pipe else own).enter_context(opened(source, pipe)))
         head = read(SAMPLE_BYTES)
+    refuse_others(head, source, columns)
     format, is_cut = format_of(head, columns), len(head) >= SAMPLE_BYTES
     block = first_records(head, source, columns, SAMPLE_RECORDS, is_cut=is_cut)
     return OpenedInput(

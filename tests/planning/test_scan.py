@@ -13,10 +13,10 @@ import pytest
 from hpc_embed.errors import BadInput
 from hpc_embed.planning import scan
 from hpc_embed.planning.scan import OpenedInput
-from hpc_embed.planning.verdicts import Place
 from hpc_embed.progress import Silent
 from hpc_embed.run.plan import Plan
 from hpc_embed.sequences import sources
+from hpc_embed.sequences.places import Place
 from hpc_embed.sequences.sources import Stretch, look_at
 from tests.planning.test_planner import plan as plan_of
 

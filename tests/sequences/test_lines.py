@@ -17,6 +17,7 @@ from hpc_embed.sequences import kernel
 from hpc_embed.sequences.blocks import Block, parse_block
 from hpc_embed.sequences.fasta import read_fasta
 from hpc_embed.sequences.lines import NotSequence, letters_of, printable
+from hpc_embed.sequences.translation import Proteins
 
 
 @pytest.mark.parametrize(
@@ -166,7 +167,7 @@ def test_a_plan_refuses_text_with_file_and_line(
 
 @pytest.mark.parametrize("translate", [None, "six-frames"])
 def test_a_fault_behind_many_blocks_is_told_with_its_line_whatever_becomes_of_the_records(
-    translate: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    translate: Proteins | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hpc_embed.sequences.sources.BLOCK_BYTES", 1000)
     monkeypatch.setattr("hpc_embed.planning.scan.PART_BYTES", 5000)
