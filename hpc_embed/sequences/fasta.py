@@ -11,7 +11,8 @@ from typing import BinaryIO, NamedTuple, TextIO, cast
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 
 from hpc_embed.errors import BadInput
-from hpc_embed.sequences.lines import COMMENT, NotSequence, letters_of, printable, refuse_pir
+from hpc_embed.screen import printable
+from hpc_embed.sequences.lines import COMMENT, NotSequence, letters_of, refuse_pir
 from hpc_embed.sequences.places import Place
 from hpc_embed.sequences.sources import opened
 from hpc_embed.sequences.streams import reading
@@ -66,7 +67,7 @@ def parse_records(binary: BinaryIO, source: str) -> Iterator[FastaRecord]:
 
 def parse_lines(binary: BinaryIO, noticed: Noticed) -> Iterator[FastaRecord]:
     """The records of a file, or of a stretch of one that begins and ends where a record does, up to a fault."""
-    with text_of(binary) as text:
+    with text_of(binary, newline="") as text:
         lines = _CheckedLines(text, noticed)
         for title, sequence in SimpleFastaParser(cast(TextIO, lines)):
             if noticed.fault:
@@ -91,6 +92,8 @@ class _CheckedLines:
         self._text = text
         self._noticed = noticed
         self._header_lines: list[int] = []
+        self._ends_with_return = False
+        """Of the header at hand, alone."""
 
     def __iter__(self) -> Iterator[str]:
         # The parser iterates twice, first for the opening header and then for the rest.
@@ -108,6 +111,7 @@ class _CheckedLines:
                 if line[0] == ">":
                     refuse_pir(line)
                     self._header_lines.append(number + 1)
+                    self._ends_with_return = line.endswith("\r")
                 else:
                     line = self._letters(number, line)
             except NotSequence as error:
@@ -120,6 +124,11 @@ class _CheckedLines:
             raise NotSequence(
                 "not FASTA, the first record does not begin with '>'",
                 "Give FASTA or FASTQ; for a table say --sequence-column.",
+            )
+        if self._ends_with_return and line.endswith("\n"):
+            raise NotSequence(
+                "a carriage return alone in the header above, in a record whose lines end otherwise",
+                "Take it out: what stands behind it would become residues.",
             )
         letters, is_cut = letters_of(line)
         if is_cut:

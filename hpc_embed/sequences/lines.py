@@ -6,13 +6,12 @@ import re
 from typing import NamedTuple
 
 COMMENT = ";"
-USUAL = re.compile(r"[ \t\v\f]*[A-Za-z*\-.?~]*[ \t\v\f]*\n?")
+USUAL = re.compile(r"[ \t\v\f]*[A-Za-z*\-.?~]*[ \t\v\f]*\r?\n?")
 """Letters, stops, gaps and what stands for missing letters; the kernel reads such lines, and leaves others to us."""
 SYMBOLS = "*-.?~"
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 PIR = re.compile(r">(?:P1|F1|DL|DC|RL|RC|N1|N3|XX);[^=;\s]*\s*")
 """Headers of PIR (NBRF), below which a title stands; `>P1;size=3` is a cluster's name."""
-UNPRINTABLE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 MOST_SHOWN = 40
 
 
@@ -68,19 +67,6 @@ def refuse_pir(header: str) -> None:
             "PIR, not FASTA: the line below would become residues",
             "Convert it: Bio.SeqIO.convert('x.pir', 'pir', 'x.fasta', 'fasta').",
         )
-
-
-def printable(text: str) -> str:
-    r"""Text of a header; bytes that are no UTF-8 and control characters but for tabs stand as `\xNN`."""
-    if text.isprintable():
-        return text
-    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return UNPRINTABLE.sub(_number, text)
-
-
-def _number(found: re.Match[str]) -> str:
-    number = ord(found.group())
-    return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}"
 
 
 def _refuse_header(line: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol, cast
 
 from hpc_embed.errors import BadInput, UsageError
+from hpc_embed.screen import is_utf8
 from hpc_embed.sequences.compression import MAGIC_BYTES, compression_of, unpacked
 from hpc_embed.sequences.folders import SEQUENCE_ENDINGS, files_of
 from hpc_embed.sequences.pipes import STANDARD_INPUT, Pipe, is_read_once, open_pipes
@@ -59,6 +60,8 @@ def expand_inputs(patterns: Iterable[str], endings: Sequence[str] = SEQUENCE_END
         )
     seen: set[str] = set()
     for source in sources:
+        if not is_utf8(source):
+            raise BadInput(f"{source}: a name that is not UTF-8.", remedy="Rename it, or link to it by another name.")
         if source in seen:
             raise UsageError(f"{source} is given twice.", remedy="Name each file once.")
         seen.add(source)

@@ -12,8 +12,9 @@ from Bio.SeqIO.QualityIO import FastqGeneralIterator
 from hypothesis import strategies as st
 
 from hpc_embed.errors import BadInput
+from hpc_embed.screen import printable
 from hpc_embed.sequences.fastq import parse_fastq
-from hpc_embed.sequences.lines import NotSequence, letters_of, printable
+from hpc_embed.sequences.lines import NotSequence, letters_of
 from hpc_embed.sequences.tables import Columns, parse_table
 from tests.fuzz.parsers import FASTQ
 from tests.fuzz.test_fuzz import changed, edits, fuzz

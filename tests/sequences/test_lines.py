@@ -13,10 +13,11 @@ from hpc_embed.config import PlanSettings
 from hpc_embed.errors import BadInput
 from hpc_embed.planning.planner import make_plan
 from hpc_embed.run.layout import RunLayout
+from hpc_embed.screen import printable
 from hpc_embed.sequences import kernel
 from hpc_embed.sequences.blocks import Block, parse_block
 from hpc_embed.sequences.fasta import read_fasta
-from hpc_embed.sequences.lines import NotSequence, letters_of, printable
+from hpc_embed.sequences.lines import NotSequence, letters_of
 from hpc_embed.sequences.translation import Proteins
 
 
@@ -131,6 +132,16 @@ def test_the_title_of_pir_does_not_become_residues(header: bytes) -> None:
     assert fault is not None
     assert fault.line == 0
     assert fault.words == "PIR, not FASTA: the line below would become residues"
+
+
+@pytest.mark.usefixtures("reads")
+def test_what_stands_behind_a_carriage_return_in_a_header_does_not_become_residues() -> None:
+    for content, line in ((b">a\nM\n>p\rq\nMKV\n", 3), (b">p\rq\r\nMKV\r\n", 1), (b">p\rq\rMKV\n", 2)):
+        fault = parsed(content).fault
+        assert fault is not None
+        assert (fault.line, fault.words[:17]) == (line, "a carriage return")
+    for sound in (b">p\rMKV\r>q\rM", b">p\rMKV\r>q\nMK\n", b">p\nMK\rV\n", b">p\r\nMK\r\n"):
+        assert parsed(sound).fault is None
 
 
 @pytest.mark.parametrize("header", [b">P1;size=23", b">N1;a b", b">P2;x", b">sp|P1;x", b">P1"])
