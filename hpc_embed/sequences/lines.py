@@ -6,6 +6,8 @@ import re
 from typing import NamedTuple
 
 COMMENT = ";"
+OTHER_COMMENTS = "#!"
+"""As BLAST takes them; some programs write such letters for a residue."""
 USUAL = re.compile(r"[ \t\v\f]*[A-Za-z*\-.?~]*[ \t\v\f]*\r?\n?")
 """Letters, stops, gaps and what stands for missing letters; the kernel reads such lines, and leaves others to us."""
 SYMBOLS = "*-.?~"
@@ -41,6 +43,8 @@ def letters_of(line: str) -> Letters:
         return Letters(line.strip(), False)
     if line.startswith(COMMENT):
         return Letters("", True)
+    if line[0] in OTHER_COMMENTS:
+        raise NotSequence(f"{_shown(line)} looks like a comment", "Begin comments with ';', or take the line out.")
     if found := CONTROL.search(line):
         raise NotSequence(
             f"a control character, {found.group()!r}, in a sequence", "Copy or make the file again; it may be damaged."

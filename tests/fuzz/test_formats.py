@@ -56,7 +56,7 @@ def test_mutated_fastq_is_refused_where_biopython_refuses_it() -> None:
             while kept.strip() and not kept.partition("\n")[0].strip():
                 kept = kept.partition("\n")[2]
             reads = FastqGeneralIterator(io.StringIO(kept)) if kept.strip() else []
-            expected = [letters_of(sequence).letters for _, sequence, _ in reads]
+            expected = [letters_of(sequence).letters for _, sequence, qualities in reads if check(qualities)]
         except ValueError:
             expected = None
         try:
@@ -68,6 +68,12 @@ def test_mutated_fastq_is_refused_where_biopython_refuses_it() -> None:
             assert found == [letters.encode("ascii", "replace") for letters in expected]
 
     fuzz(read, st.builds(changed, st.just(FASTQ), edits))
+
+
+def check(qualities: str) -> bool:
+    if any(not "!" <= quality <= "~" for quality in qualities):
+        raise ValueError(qualities)
+    return True
 
 
 def test_any_text_in_a_table_comes_back_as_the_csv_module_wrote_it() -> None:

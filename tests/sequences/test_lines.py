@@ -65,6 +65,8 @@ def test_of_a_line_letters_are_taken_and_comments_numbers_and_blanks_left_out(
         ("alpha crystallin B chain - duck\n", "is text"),
         ("MKV\tLLLL\n", "is text with blanks between its words"),
         ("40 40 38 2\n", "'40 40 38 2' is no sequence: most of it is no letters"),
+        ("#comment\n", "'#comment' looks like a comment"),
+        ("! MKV\n", "'! MKV' looks like a comment"),
         ("60\n", "'60' is no sequence: most of it is no letters"),
         ("((..[[]]))\n", "is no sequence: most of it is no letters"),
         ('{"status": 500}\n', "is no sequence: most of it is no letters"),
