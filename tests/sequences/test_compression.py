@@ -117,6 +117,16 @@ def test_bzip2_and_xz_cut_or_with_other_bytes_are_refused_wherever(
             sequences(path)
 
 
+@pytest.mark.parametrize("pack", [bz2.compress, lzma.compress])
+def test_damage_is_told_with_its_kind(pack: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(pack(FASTA)[:-9])
+    with pytest.raises(BadInput, match=r"damaged or cut short \(its end is missing\)\. Copy the file again"):
+        sequences(tmp_path / "x")
+    (tmp_path / "x").write_bytes(pack(FASTA) + b"MKVL")
+    with pytest.raises(BadInput, match=r"damaged or cut short \((Invalid data stream|Input format not supported)"):
+        sequences(tmp_path / "x")
+
+
 def test_a_text_that_begins_as_the_name_of_bzip2_is_no_bzip2() -> None:
     assert compression.compression_of(b"BZh9\n>a") is None
     assert compression.compression_of(bz2.compress(b"")[:6]) == "bzip2"

@@ -41,6 +41,24 @@ def test_a_folder_whose_files_are_all_taken_is_nothing_to_tell(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["1"], "1 files are taken, 1 left out: 1\n"),
+        (["1", "2", "3"], "1 files are taken, 3 left out: 1, 2, 3\n"),
+        (["1", "2", "3", "4"], "1 files are taken, 4 left out: 1, 2, 3, …\n"),
+        (["\x1b[31m"], "1 files are taken, 1 left out: \\x1b[31m\n"),
+    ],
+)
+def test_of_what_is_left_out_three_are_named(
+    names: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.fa", *names):
+        (tmp_path / name).touch()
+    expand_inputs([str(tmp_path)])
+    assert capsys.readouterr().err == f"{tmp_path}: {told}"
+
+
 def test_a_folder_without_any_is_refused(folder: Path) -> None:
     with pytest.raises(BadInput, match=r"sub\.fa: a folder without \.fasta, \.fa,.* Name files with other endings"):
         expand_inputs([str(folder / "sub.fa")])

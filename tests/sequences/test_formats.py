@@ -132,7 +132,7 @@ def test_a_table_that_is_none_is_refused_with_its_line(content: bytes, words: st
 
 
 def test_a_column_of_ids_that_is_not_there_is_told_with_those_that_are() -> None:
-    with pytest.raises(BadInput, match=r"no column 'name' in its header. Give --id-column one of: id, seq\."):
+    with pytest.raises(BadInput, match=r"x\.csv: no column 'name' in its header. Give --id-column one of: id, seq\."):
         table(b"id,seq\na,MK\n", Columns("seq", "name"))
 
 

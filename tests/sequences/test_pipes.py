@@ -157,6 +157,14 @@ def test_a_fifo_into_which_nobody_writes_is_told(
     assert [file.num_records for file in found.inputs] == [300, 300]
 
 
+def test_silent_standard_input_is_told_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    pipes._tell_silent(["-", "f"])
+    assert capsys.readouterr().err == (
+        "-: waiting; nobody has written anything into standard input yet.\n"
+        "f: waiting; nobody has written anything into it yet.\n"
+    )
+
+
 def test_one_pipe_under_two_names_is_refused_before_it_is_read(tmp_path: Path) -> None:
     with piped(b">a\nMKV\n") as (pipe,):
         other = pipe.replace("/dev/fd", "/proc/self/fd")
