@@ -30,7 +30,16 @@ from hpc_embed.sequences.formats import Format, Piece, first_records, format_of,
 from hpc_embed.sequences.gaps import is_alignment
 from hpc_embed.sequences.letters import judge_kind
 from hpc_embed.sequences.pipes import Pipe, open_pipes
-from hpc_embed.sequences.sources import Seen, Stretch, blocks_within, is_plain_file, look_at, opened, refuse_changed
+from hpc_embed.sequences.sources import (
+    Seen,
+    Stretch,
+    blocks_within,
+    is_plain_file,
+    look_at,
+    opened,
+    refuse_changed,
+    refuse_more,
+)
 from hpc_embed.sequences.streams import Read, after, reader
 from hpc_embed.sequences.tables import Columns
 
@@ -205,16 +214,18 @@ class _Scanner:
         width = -(-size // -(-max(size, 1) // width)) or 1  # as many, of one size
         stretches = [Stretch(start, min(start + width, size)) for start in range(0, max(size, 1), width)]
         return [
-            threads.submit(self._stretch, index, one.source, number, stretch)
+            threads.submit(self._stretch, index, one.source, number, stretch, is_last=stretch.stop == size)
             for number, stretch in enumerate(stretches)
         ]
 
-    def _stretch(self, index: int, source: str, number: int, stretch: Stretch) -> list[PartFacts]:
+    def _stretch(self, index: int, source: str, number: int, stretch: Stretch, *, is_last: bool) -> list[PartFacts]:
         if done := self._found(index, number):
             return [done]
         with opened(source) as file, self._writer(index, number) as writer:
             for place, raw in enumerate(blocks_within(source, file, stretch)):
                 self._add(writer, raw, source, is_first=stretch.start == 0 and place == 0)
+            if is_last:
+                refuse_more(source, file, stretch.stop)
             return [writer.finish()]
 
     def _stream(self, index: int, one: OpenedInput) -> list[PartFacts]:

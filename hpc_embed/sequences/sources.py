@@ -116,6 +116,13 @@ def refuse_changed(source: str, seen: Seen) -> None:
         raise _changed(source)
 
 
+def refuse_more(source: str, file: BinaryIO, stop: int) -> None:
+    """Raise BadInput where a file goes on behind its end, as another node's size of it may have been an old one."""
+    file.seek(stop)
+    if reader(source, file)(1):
+        raise _changed(source)
+
+
 def _changed(source: str) -> BadInput:
     return BadInput(f"{source}: changed while it was read.", remedy="Wait until it is written, and plan again.")
 

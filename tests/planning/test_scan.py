@@ -33,8 +33,8 @@ class Noted:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
 
-    def submit(self, work: Any, *arguments: Any) -> Future[Any]:
-        self.calls.append((work.__name__, *arguments))
+    def submit(self, work: Any, *arguments: Any, **named: Any) -> Future[Any]:
+        self.calls.append((work.__name__, *arguments, *named.values()))
         return Future()
 
 
@@ -48,6 +48,7 @@ def stretches_of(size: int, folder: Path, block: int, part: int) -> list[Stretch
         patch.setattr(scan, "PART_BYTES", part)
         scanner.submit(noted, 3, opened)  # type: ignore[arg-type]
     assert [call[:4] for call in noted.calls] == [("_stretch", 3, opened.source, at) for at in range(len(noted.calls))]
+    assert [call[5] for call in noted.calls] == [False] * (len(noted.calls) - 1) + [True]
     return [call[4] for call in noted.calls]
 
 

@@ -22,12 +22,14 @@ import pytest
 
 from hpc_embed.config import PlanSettings
 from hpc_embed.errors import BadInput, RunConflict, UsageError
+from hpc_embed.planning import scan
 from hpc_embed.planning.planner import make_plan
 from hpc_embed.planning.verdicts import Judge, Judged
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.plan import Plan
-from hpc_embed.sequences import pipes
+from hpc_embed.sequences import pipes, sources
 from hpc_embed.sequences.blocks import Block
+from hpc_embed.sequences.sources import Seen
 from tests.planning.test_intake import FASTA, made, plan
 
 AT_THE_EDGE = b">a\n" + b"M" * 1_048_572 + b"\n>b\nMKVL\n"
@@ -267,6 +269,17 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
     with pytest.raises(BadInput, match=r"x\.fa: changed while it was read\. Wait until it is written, and plan again"):
         plan(path, tmp_path / "run")
     assert not (tmp_path / "run/plan.json").exists()
+
+
+def test_a_file_that_goes_on_behind_the_size_that_was_told_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.fa"
+    path.write_text(FASTA + ">late\nACGT\n")
+    monkeypatch.setattr(scan, "look_at", lambda source: Seen(len(FASTA), 1))
+    monkeypatch.setattr(sources, "look_at", lambda source: Seen(len(FASTA), 1))
+    with pytest.raises(BadInput, match=r"x\.fa: changed while it was read"):
+        plan(path, tmp_path / "run")
 
 
 def test_the_shells_own_ways_give_every_record(tmp_path: Path) -> None:
