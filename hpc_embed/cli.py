@@ -28,6 +28,7 @@ from hpc_embed.errors import (
     no_permission,
 )
 from hpc_embed.run.faults import is_of_the_storage, reason
+from hpc_embed.screen import is_utf8
 
 SETTINGS_FILE = Path("hpc-embed.yaml")
 SETTINGS_VARIABLE = "HPC_EMBED_SETTINGS"
@@ -93,7 +94,15 @@ def _nobody_reads() -> bool:
     return bool(look.poll(0))
 
 
+def _refuse_odd_bytes(arguments: Sequence[str]) -> None:
+    """Raise UsageError for a path that is not UTF-8: neither YAML nor the report could hold it."""
+    for argument in arguments:
+        if not is_utf8(argument):
+            raise UsageError(f"{argument}: not UTF-8.", remedy="Rename it, or link to it by another name.")
+
+
 def _dispatch(arguments: list[str]) -> int:
+    _refuse_odd_bytes(arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0 if arguments else UsageError.exit_code

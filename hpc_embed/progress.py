@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TextIO
 
-from hpc_embed.screen import fitted
+from hpc_embed.screen import fitted, printable_lines
 from hpc_embed.units import format_seconds
 
 SECONDS_BETWEEN_LINES = 60.0
@@ -150,7 +150,7 @@ def note(text: str) -> None:
 def say(line: str) -> None:
     """A line on standard error; where nobody reads it (`2>&1 | head`), the work goes on."""
     with read_or_not(sys.stderr):
-        print(line, file=sys.stderr, flush=True)
+        print(printable_lines(line), file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TextIO
 
-from hpc_embed.screen import fitted, width_of
+from hpc_embed.screen import fitted, printable_lines, width_of
 
 
 def print_json(content: Mapping[str, object] | Sequence[object], one_line: bool = False) -> None:
@@ -32,7 +32,7 @@ def table_text(
     from rich.console import Console
     from rich.table import Table
 
-    content = [[str(cell) for cell in row] for row in rows]
+    content = [[printable_lines(str(cell)) for cell in row] for row in rows]
     console = Console(file=stream, width=width_of(stream), markup=False, highlight=False)
     style = "" if console.no_color else "bold"
     table = Table(box=None, pad_edge=False, show_header=bool(headings), header_style=style)

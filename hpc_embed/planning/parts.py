@@ -20,9 +20,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from hpc_embed.planning.spill import Rows, not_as_written, read_rows, write_rows
-from hpc_embed.planning.verdicts import Judged, Place
+from hpc_embed.planning.verdicts import Judged
 from hpc_embed.sequences import kernel
+from hpc_embed.sequences.blocks import Block
 from hpc_embed.sequences.kernel import Bytes
+from hpc_embed.sequences.places import Place
 
 WINDOW = np.dtype([("length", "<i8"), ("high", "<u8"), ("low", "<u8")])
 """Length and digest of a window."""
@@ -58,6 +60,9 @@ class PartFacts:
     """Records of each of STATUSES."""
     num_unknown_letters: int
     num_u_as_t: int
+    num_cut: int
+    """Lines of which something was left out that is no sequence."""
+    first_cut: int | None
     first_unknown: Place | None
     fault: Place | None
 
@@ -105,6 +110,8 @@ class PartWriter:
             statuses=(0, 0, 0, 0),
             num_unknown_letters=0,
             num_u_as_t=0,
+            num_cut=0,
+            first_cut=None,
             first_unknown=None,
             fault=None,
         )
@@ -150,6 +157,8 @@ class PartWriter:
             statuses=tuple((np.array(before.statuses) + counts).tolist()),
             num_unknown_letters=before.num_unknown_letters + int(judged.num_unknown_N[is_kept_N].sum()),
             num_u_as_t=before.num_u_as_t + judged.num_u_as_t,
+            num_cut=before.num_cut + block.num_cut,
+            first_cut=_first_cut(before, block),
             first_unknown=before.first_unknown or _moved(judged.first_unknown, before.num_lines),
             fault=before.fault or _moved(judged.fault, before.num_lines),
         )
@@ -188,7 +197,13 @@ KINDS = ("records", "windows", "letters", "leaves")
 
 
 def _moved(place: Place | None, num_lines: int) -> Place | None:
-    return place and place._replace(line=place.line + num_lines)
+    return place and place.moved(num_lines)
+
+
+def _first_cut(before: PartFacts, block: Block) -> int | None:
+    if before.first_cut is not None or block.first_cut is None:
+        return before.first_cut
+    return before.num_lines + block.first_cut
 
 
 def _leaves(judged: Judged) -> NDArray[np.void]:

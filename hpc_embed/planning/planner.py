@@ -16,7 +16,7 @@ from hpc_embed.planning.cost import cost_of
 from hpc_embed.planning.distribution import Distributed, Resources, distribute
 from hpc_embed.planning.outputs import layers_of, poolings_of, precision_of, stride_of
 from hpc_embed.planning.preparation import columns_of, endings_of, intake_of, tell_intake
-from hpc_embed.planning.scan import OpenedInput, Scanned, open_input, refuse_wrong_kind, scan
+from hpc_embed.planning.scan import OpenedInput, Scanned, open_inputs, refuse_wrong_kind, scan
 from hpc_embed.planning.scratch import scratch_folder, scratch_key
 from hpc_embed.planning.verdicts import STATUSES, Judge
 from hpc_embed.progress import counting, note
@@ -54,7 +54,7 @@ def make_plan(settings: PlanSettings, layout: RunLayout, *, usual_shards: int | 
     with ExitStack() as stack:
         intake = intake_of(settings)
         sources = expand_inputs(settings.fasta, endings_of(intake))
-        opened = [open_input(source, stack, columns_of(intake)) for source in sources]
+        opened = open_inputs(sources, stack, columns_of(intake))
         is_translated = intake.translate is not None
         kind = "protein" if is_translated else next((one.kind for one in opened if one.kind), None)
         model, identity = pin_model(settings.model, settings.revision, kind)
@@ -81,7 +81,7 @@ def _plan(
 ) -> Planned:
     resources = _resources(settings)
     is_new = not layout.plan.exists()
-    key = scratch_key([one.source for one in opened], model, settings, keeps_letters=is_new)
+    key = scratch_key([(one.source, one.seen) for one in opened], model, settings, keeps_letters=is_new)
     with scratch_folder(layout.root, key) as scratch:
         with counting("reading", None, "records") as count:
             judge = Judge(model, settings, intake)
@@ -117,6 +117,11 @@ def _plan(
     plan.write(layout.plan)
     if is_non_commercial(identity.licence):
         note(f"warning: {model.name} is under {identity.licence}: not for commercial use.")
+    if scanned.num_cut:
+        note(
+            f"warning: of {scanned.num_cut:,} lines comments, numbers of positions or blanks between columns are left "
+            f"out; the first: {scanned.first_cut}."
+        )
     if num_u_as_t:
         note(f"RNA: {num_u_as_t:,} U are read as T, the letter that {model.name} knows.")
     if plan.totals.num_unknown_letters:

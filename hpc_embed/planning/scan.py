@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -26,18 +26,21 @@ from hpc_embed.registry import Kind, Model
 from hpc_embed.run.plan import InputFile
 from hpc_embed.sequences import sources
 from hpc_embed.sequences.blocks import Block, parse_block
-from hpc_embed.sequences.formats import Format, Piece, first_records, format_of, pieces_of, size_of
+from hpc_embed.sequences.formats import Format, Piece, first_records, format_of, pieces_of, refuse_others, size_of
 from hpc_embed.sequences.gaps import is_alignment
 from hpc_embed.sequences.letters import judge_kind
+from hpc_embed.sequences.pipes import Pipe, open_pipes
 from hpc_embed.sequences.sources import (
-    STANDARD_INPUT,
-    Read,
+    Seen,
     Stretch,
     blocks_within,
     is_plain_file,
+    look_at,
     opened,
-    reader,
+    refuse_changed,
+    refuse_more,
 )
+from hpc_embed.sequences.streams import Read, after, reader
 from hpc_embed.sequences.tables import Columns
 
 SAMPLE_BYTES = 1 << 20
@@ -55,7 +58,10 @@ class OpenedInput(NamedTuple):
     kind: Kind | None
     """What its first records are judged to be."""
     read: Read | None
-    """The way to read standard input, which cannot be opened again; None for a file."""
+    """The way to read on what cannot be opened again; None for a file."""
+    seen: Seen | None
+    """A file as it was then; None for what is no file."""
+    pipe: Pipe | None
     format: Format
     columns: Columns | None
     is_alignment: bool
@@ -70,6 +76,10 @@ class Scanned:
     inputs: list[InputFile] = field(default_factory=list)
     first_unknown: str = ""
     """Place and letter of the first unknown letter."""
+    num_cut: int = 0
+    """Lines of which something was left out that is no sequence."""
+    first_cut: str = ""
+    """Place of the first of them."""
 
     @property
     def statuses(self) -> list[int]:
@@ -81,17 +91,26 @@ class Scanned:
         return sum(part.num_windows for part in self.parts)
 
 
-def open_input(source: str, stack: ExitStack, columns: Columns | None = None) -> OpenedInput:
-    """Look at the beginning of a source and judge its kind; BadInput where it is none of our formats."""
+def open_inputs(sources: Sequence[str], stack: ExitStack, columns: Columns | None = None) -> list[OpenedInput]:
+    """Look at the beginning of each source; BadInput where one is none of our formats."""
+    pipes = open_pipes(sources, stack)
+    return [_open_input(source, pipes.get(source), stack, columns) for source in sources]
+
+
+def _open_input(source: str, pipe: Pipe | None, stack: ExitStack, columns: Columns | None) -> OpenedInput:
+    seen = look_at(source) if pipe is None else None
     with ExitStack() as own:
-        read = reader(source, (stack if source == STANDARD_INPUT else own).enter_context(opened(source)))
+        read = reader(source, (stack if pipe else own).enter_context(opened(source, pipe)))
         head = read(SAMPLE_BYTES)
+    refuse_others(head, source, columns)
     format, is_cut = format_of(head, columns), len(head) >= SAMPLE_BYTES
     block = first_records(head, source, columns, SAMPLE_RECORDS, is_cut=is_cut)
     return OpenedInput(
         source,
         "dna" if format == "FASTQ" else _kind_of(block),
-        _after(head, read) if source == STANDARD_INPUT else None,
+        after(head, read) if pipe else None,
+        seen,
+        pipe,
         format,
         columns,
         is_alignment(block, is_cut=is_cut),
@@ -101,15 +120,6 @@ def open_input(source: str, stack: ExitStack, columns: Columns | None = None) ->
 def _kind_of(block: Block) -> Kind | None:
     letters = block.letters[: int(block.lengths_N[:SAMPLE_RECORDS].sum())]
     return judge_kind(dict(enumerate(np.bincount(letters, minlength=1).tolist())))
-
-
-def _after(head: bytes, read: Read) -> Read:
-    waiting = [head]
-
-    def read_both(size: int) -> bytes:
-        return waiting.pop() if waiting else read(size)
-
-    return read_both
 
 
 def refuse_wrong_kind(opened_input: OpenedInput, model: Model, *, is_translated: bool) -> None:
@@ -135,18 +145,22 @@ def scan(
     """
     scanned = Scanned(folder)
     worker = _Scanner(judge, folder, counting, keeps_letters)
+    pipes = [one.pipe for one in inputs if one.pipe]
+    num_threads = max(num_threads, len(pipes))  # somebody may write them by turns
     threads = ThreadPoolExecutor(num_threads, thread_name_prefix="scan")
     try:
         pending = [worker.submit(threads, index, one) for index, one in enumerate(inputs)]
         for one, futures in zip(inputs, pending, strict=True):
-            _take_source(scanned, one.source, (part for future in futures for part in future.result()))
+            _take_source(scanned, one, (part for future in futures for part in future.result()))
     finally:
-        worker.stop.set()
+        for stop in (worker.stop, *(pipe.stop for pipe in pipes)):
+            stop.set()
         threads.shutdown(wait=True, cancel_futures=True)
     return scanned
 
 
-def _take_source(scanned: Scanned, source: str, parts: Iterator[PartFacts]) -> None:
+def _take_source(scanned: Scanned, one: OpenedInput, parts: Iterator[PartFacts]) -> None:
+    source = one.source
     digest = hashlib.blake2b(digest_size=32)
     num_lines = num_records = num_residues = 0
     for part in parts:
@@ -155,17 +169,28 @@ def _take_source(scanned: Scanned, source: str, parts: Iterator[PartFacts]) -> N
             raise BadInput(f"{place}: {part.fault.words}.", remedy=part.fault.remedy)
         if part.first_unknown and not scanned.first_unknown:
             scanned.first_unknown = f"{part.first_unknown.of(source, num_lines)}: {part.first_unknown.words}"
+        if part.first_cut is not None and not scanned.num_cut:
+            scanned.first_cut = f"{source}, line {num_lines + part.first_cut + 1}"
+        scanned.num_cut += part.num_cut
         for leaves in read_leaves(scanned.folder, part):
             digest.update(leaves)
         num_lines += part.num_lines
         num_records += part.num_records
         num_residues += part.num_residues
         scanned.parts.append(part)
+    if one.seen:
+        refuse_changed(source, one.seen)
     if not num_records:
-        raise BadInput(f"{source}: no records.", remedy="Give FASTA, FASTQ or a table.")
+        raise BadInput(f"{source}: no records.", remedy=_remedy_for_none(one))
     scanned.inputs.append(
         InputFile(path=source, digest=digest.hexdigest(), num_records=num_records, num_residues=num_residues)
     )
+
+
+def _remedy_for_none(one: OpenedInput) -> str:
+    if one.pipe and not one.pipe.head:
+        return "Nothing came out of it. Pipe the records in again; a pipe can be read only once."
+    return "Give FASTA, FASTQ or a table."
 
 
 class _Scanner:
@@ -182,23 +207,25 @@ class _Scanner:
 
     def submit(self, threads: ThreadPoolExecutor, index: int, one: OpenedInput) -> list[Future[list[PartFacts]]]:
         """Scan a source; each result is the next of its parts."""
-        if one.read is not None or one.format != "FASTA" or not is_plain_file(one.source):
+        if one.seen is None or one.format != "FASTA" or not is_plain_file(one.source):
             return [threads.submit(self._stream, index, one)]
-        size = Path(one.source).stat().st_size
+        size = one.seen.num_bytes
         width = max(min(PART_BYTES, -(-size // FEWEST_PARTS)), sources.BLOCK_BYTES, -(-size // MOST_PARTS))
         width = -(-size // -(-max(size, 1) // width)) or 1  # as many, of one size
         stretches = [Stretch(start, min(start + width, size)) for start in range(0, max(size, 1), width)]
         return [
-            threads.submit(self._stretch, index, one.source, number, stretch)
+            threads.submit(self._stretch, index, one.source, number, stretch, is_last=stretch.stop == size)
             for number, stretch in enumerate(stretches)
         ]
 
-    def _stretch(self, index: int, source: str, number: int, stretch: Stretch) -> list[PartFacts]:
+    def _stretch(self, index: int, source: str, number: int, stretch: Stretch, *, is_last: bool) -> list[PartFacts]:
         if done := self._found(index, number):
             return [done]
         with opened(source) as file, self._writer(index, number) as writer:
             for place, raw in enumerate(blocks_within(source, file, stretch)):
                 self._add(writer, raw, source, is_first=stretch.start == 0 and place == 0)
+            if is_last:
+                refuse_more(source, file, stretch.stop)
             return [writer.finish()]
 
     def _stream(self, index: int, one: OpenedInput) -> list[PartFacts]:
@@ -237,7 +264,7 @@ class _Scanner:
             raise InterruptedError("another thread ended the scan")
         num_bytes = size_of(piece)
         with self._large_block if num_bytes > LARGE_BLOCK_BYTES else ExitStack():
-            block = piece if isinstance(piece, Block) else parse_block(piece, source, is_first=is_first)
+            block = piece if isinstance(piece, Block) else parse_block(piece, is_first=is_first)
             judged = self._judge.judge(block)
             writer.write(judged, num_bytes)
         self._show(len(judged.lengths_N))

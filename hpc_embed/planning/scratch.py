@@ -18,10 +18,10 @@ from hpc_embed.errors import RunConflict, UsageError
 from hpc_embed.registry import Model
 from hpc_embed.run.files import make_folders, remove_leftovers, remove_tree
 from hpc_embed.run.temporaries import temporary_sibling
-from hpc_embed.sequences.sources import STANDARD_INPUT
+from hpc_embed.sequences.sources import Seen
 
 PREFIX = ".planning-"
-SCAN_VERSION = 3
+SCAN_VERSION = 4
 """Raised whenever a part would be written otherwise."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 WHAT_COUNTS = (
@@ -31,18 +31,16 @@ WHAT_COUNTS = (
 """Settings that decide what a scan writes."""
 
 
-def scratch_key(sources: Sequence[str], model: Model, settings: PlanSettings, *, keeps_letters: bool) -> str:
-    """What a scan depends on: the files as they are, the model's letters, the policies, the code, and the boot of
+def scratch_key(
+    sources: Sequence[tuple[str, Seen | None]], model: Model, settings: PlanSettings, *, keeps_letters: bool
+) -> str:
+    """What a scan depends on: the files as they were seen (None for what is read only once: its parts are of no use
+    to another scan), the model's letters, the policies, the code, and the boot of
     this machine, since parts are not forced to storage and may be lost with its power.
     """
-    files = [
-        (source, Path(source).stat().st_size, Path(source).stat().st_mtime_ns)
-        for source in sources
-        if source != STANDARD_INPUT
-    ]
     content = {
-        "files": files,
-        "once": uuid.uuid4().hex if STANDARD_INPUT in sources else "",
+        "files": sources,
+        "once": uuid.uuid4().hex if any(seen is None for _, seen in sources) else "",
         "model": asdict(model),
         "settings": [getattr(settings, name) for name in WHAT_COUNTS],
         "keeps_letters": keeps_letters,

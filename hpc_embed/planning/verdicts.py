@@ -19,6 +19,7 @@ from hpc_embed.sequences import kernel
 from hpc_embed.sequences.blocks import Block
 from hpc_embed.sequences.kernel import Bytes, Ints
 from hpc_embed.sequences.letters import ResiduePolicy
+from hpc_embed.sequences.places import Place
 from hpc_embed.sequences.windows import num_windows, split_windows
 
 STATUSES = ("embedded", "windowed", "truncated", "skipped")
@@ -26,21 +27,6 @@ EMBEDDED, WINDOWED, TRUNCATED, SKIPPED = range(4)
 CACHED_BYTES = 1 << 18
 """So many letters at a time are counted in the processor's cache, which takes a fifth of the time."""
 HOW = {"window": WINDOWED, "truncate": TRUNCATED, "skip": SKIPPED}
-
-
-class Place(NamedTuple):
-    """A record that something is to be said of."""
-
-    line: int
-    """Of its header, from 0."""
-    id: str
-    words: str
-    """What is wrong there."""
-    remedy: str
-
-    def of(self, source: str, num_lines_before: int) -> str:
-        """Where it is, for an error message."""
-        return f"{source}, line {self.line + num_lines_before + 1}, {self.id or 'record without id'}"
 
 
 class Judged(NamedTuple):
@@ -63,7 +49,7 @@ class Judged(NamedTuple):
     window_digests_W: NDArray[np.void]
     first_unknown: Place | None
     fault: Place | None
-    """The first record that the settings refuse."""
+    """The first line that is no FASTA, or record that the settings refuse."""
 
 
 class Judge:
@@ -153,7 +139,7 @@ class Judge:
         refuses_unknown, refuses_long = self._settings.on_invalid == "error", self._settings.on_long == "error"
         found = np.flatnonzero((is_unknown_N & refuses_unknown) | (is_long_N & refuses_long))
         if not len(found):
-            return None
+            return block.fault
         at = int(found[0])
         remedy = "Choose --on-long window, truncate or skip."
         if is_unknown_N[at]:

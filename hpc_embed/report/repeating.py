@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from hpc_embed.run.plan import Plan
-from hpc_embed.sequences.sources import STANDARD_INPUT
+from hpc_embed.sequences.pipes import STANDARD_INPUT
 
 
 def command_to_repeat(plan: Plan, run_dir: str) -> str:

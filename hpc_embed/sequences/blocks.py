@@ -14,8 +14,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from hpc_embed.sequences import kernel
-from hpc_embed.sequences.fasta import FastaRecord, parse_records
+from hpc_embed.sequences.fasta import FastaRecord, Noticed, parse_lines
 from hpc_embed.sequences.kernel import Bytes, Ints
+from hpc_embed.sequences.places import Place
 from hpc_embed.sequences.sources import BYTE_ORDER_MARK, RECORD_START, Raw
 
 BLANK_LINES = re.compile(rb"(?:[ \t\x0b\x0c\x1c-\x1f]*\r?\n)*")
@@ -34,6 +35,12 @@ class Block(NamedTuple):
     lengths_N: Ints
     num_lines: int
     """Lines of the whole block."""
+    num_cut: int = 0
+    """Lines of which something was left out that is no sequence."""
+    first_cut: int | None = None
+    """The first of them, from 0."""
+    fault: Place | None = None
+    """The line that is no FASTA; the records are those in front."""
 
     @property
     def starts_N(self) -> Ints:
@@ -45,11 +52,10 @@ class Block(NamedTuple):
         return len(self.letters) + int(self.descriptions.nbytes)
 
 
-def parse_block(raw: Raw, source: str, *, is_first: bool) -> Block:
-    """The records of a block; BadInput where it is the first of its source and not FASTA."""
+def parse_block(raw: Raw, *, is_first: bool) -> Block:
+    """The records of a block, up to a fault."""
     at, num_lines = _skip_blank_lines(raw) if is_first else (0, 0)
-    parts = list(_parse(raw, at, source))
-    return _joined(parts, num_lines)
+    return _joined(list(_parse(raw, at)), num_lines)
 
 
 def _skip_blank_lines(raw: Raw) -> tuple[int, int]:
@@ -61,9 +67,9 @@ def _skip_blank_lines(raw: Raw) -> tuple[int, int]:
     return blank.end(), blank.group().count(b"\n")
 
 
-def _parse(raw: Raw, at: int, source: str) -> Iterator[Block]:
+def _parse(raw: Raw, at: int) -> Iterator[Block]:
     if not kernel.is_available() or raw[at : at + 1] != b">":
-        yield _by_biopython(raw[at:], source)
+        yield _by_biopython(raw[at:])
         return
     content = np.frombuffer(raw, dtype=np.uint8)
     num_left = kernel.count_headers(content[at:])
@@ -74,8 +80,9 @@ def _parse(raw: Raw, at: int, source: str) -> Iterator[Block]:
         at, num_left = at + usual.num_bytes, num_left - len(usual.lines_N) - 1
         if at < len(raw):
             stop = raw.find(RECORD_START, at) + 1 or len(raw)
-            yield _by_biopython(raw[at:stop], source)
-            at = stop
+            odd = _by_biopython(raw[at:stop])
+            yield odd
+            at = stop if odd.fault is None else len(raw)
 
 
 def _of_usual(usual: kernel.Usual) -> Block:
@@ -94,9 +101,13 @@ def _strings(content: Bytes, stops_N: NDArray[np.int32]) -> pa.StringArray:
     return pa.StringArray.from_buffers(len(stops_N), pa.py_buffer(offsets), pa.py_buffer(content))
 
 
-def _by_biopython(raw: Raw, source: str) -> Block:
-    block = block_of_records(list(parse_records(io.BytesIO(raw), source)))
-    return block._replace(num_lines=sum(1 for _ in SEPARATORS.finditer(raw)))
+def _by_biopython(raw: Raw) -> Block:
+    noticed = Noticed()
+    block = block_of_records(list(parse_lines(io.BytesIO(raw), noticed)))
+    num_lines = sum(1 for _ in SEPARATORS.finditer(raw))
+    return block._replace(
+        num_lines=num_lines, num_cut=noticed.num_cut, first_cut=noticed.first_cut, fault=noticed.fault
+    )
 
 
 def block_of_records(records: list[FastaRecord], num_lines_before: int = 0) -> Block:
@@ -113,17 +124,29 @@ def block_of_records(records: list[FastaRecord], num_lines_before: int = 0) -> B
 
 def _joined(parts: list[Block], num_lines: int) -> Block:
     """One block of several, with so many lines in front."""
-    if len(parts) == 1:
-        return parts[0]._replace(lines_N=parts[0].lines_N + num_lines, num_lines=parts[0].num_lines + num_lines)
-    lines = []
+    moved = []
     for part in parts:
-        lines.append(part.lines_N + num_lines)
+        moved.append(_moved(part, num_lines))
         num_lines += part.num_lines
+    if len(moved) == 1:
+        return moved[0]._replace(num_lines=num_lines)
     return Block(
-        pa.concat_arrays([part.descriptions for part in parts]),
-        pa.concat_arrays([part.ids for part in parts]),
-        np.concatenate(lines),
-        np.concatenate([part.letters for part in parts]),
-        np.concatenate([part.lengths_N for part in parts]),
+        pa.concat_arrays([part.descriptions for part in moved]),
+        pa.concat_arrays([part.ids for part in moved]),
+        np.concatenate([part.lines_N for part in moved]),
+        np.concatenate([part.letters for part in moved]),
+        np.concatenate([part.lengths_N for part in moved]),
         num_lines,
+        sum(part.num_cut for part in moved),
+        next((part.first_cut for part in moved if part.first_cut is not None), None),
+        moved[-1].fault,
+    )
+
+
+def _moved(block: Block, num_lines: int) -> Block:
+    """A block whose lines are counted from so many lines further up."""
+    return block._replace(
+        lines_N=block.lines_N + num_lines,
+        first_cut=None if block.first_cut is None else block.first_cut + num_lines,
+        fault=block.fault and block.fault.moved(num_lines),
     )

@@ -5,12 +5,17 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple, TextIO, cast
 
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 
 from hpc_embed.errors import BadInput
-from hpc_embed.sequences.sources import opened, reading
+from hpc_embed.screen import printable
+from hpc_embed.sequences.lines import COMMENT, NotSequence, letters_of, refuse_pir
+from hpc_embed.sequences.places import Place
+from hpc_embed.sequences.sources import opened
+from hpc_embed.sequences.streams import reading
 
 
 class FastaRecord(NamedTuple):
@@ -19,7 +24,7 @@ class FastaRecord(NamedTuple):
     id: str
     """First word of the header; may be empty, may occur twice."""
     description: str
-    """The whole header; bytes that are not UTF-8 stand as `\\xNN`."""
+    """The whole header; bytes that are not UTF-8 and control characters but for tabs stand as `\\xNN`."""
     sequence: bytes
     """Letters as written, without white space; a character beyond ASCII stands as `?`."""
     line: int
@@ -35,11 +40,38 @@ def read_fasta(source: str) -> Iterator[FastaRecord]:
         yield from parse_records(binary, source)
 
 
+@dataclass
+class Noticed:
+    """What is to be said of lines, counted from 0."""
+
+    num_cut: int = 0
+    """Lines of which something was left out: comments, numbers of positions, the blanks between columns."""
+    first_cut: int | None = None
+    fault: Place | None = None
+    """The line that is no FASTA, where reading ends."""
+
+    def cut(self, line: int) -> None:
+        """Note that something is left out of a line."""
+        self.num_cut += 1
+        if self.first_cut is None:
+            self.first_cut = line
+
+
 def parse_records(binary: BinaryIO, source: str) -> Iterator[FastaRecord]:
-    """The records of a file, or of a stretch of one that begins and ends where a record does."""
-    with text_of(binary) as text:
-        lines = _CountedLines(text, source)
+    """The records of a file; BadInput, with its line, for one that is no FASTA."""
+    noticed = Noticed()
+    yield from parse_lines(binary, noticed)
+    if noticed.fault:
+        raise BadInput(f"{noticed.fault.of(source, 0)}: {noticed.fault.words}.", remedy=noticed.fault.remedy)
+
+
+def parse_lines(binary: BinaryIO, noticed: Noticed) -> Iterator[FastaRecord]:
+    """The records of a file, or of a stretch of one that begins and ends where a record does, up to a fault."""
+    with text_of(binary, newline="") as text:
+        lines = _CheckedLines(text, noticed)
         for title, sequence in SimpleFastaParser(cast(TextIO, lines)):
+            if noticed.fault:
+                return  # within this record
             yield record_of(title, sequence, lines.take_header_line())
 
 
@@ -53,40 +85,59 @@ def text_of(binary: BinaryIO, newline: str | None = None) -> Iterator[io.TextIOW
         text.detach()  # the file is its opener's to close
 
 
-class _CountedLines:
-    """The lines of a file, with the line numbers of the headers that the parser has taken."""
+class _CheckedLines:
+    """The lines of a file up to one that is no FASTA, and the line numbers of the headers that the parser has taken."""
 
-    def __init__(self, text: Iterable[str], source: str) -> None:
+    def __init__(self, text: Iterable[str], noticed: Noticed) -> None:
         self._text = text
-        self._source = source
+        self._noticed = noticed
         self._header_lines: list[int] = []
+        self._ends_with_return = False
+        """Of the header at hand, alone."""
 
     def __iter__(self) -> Iterator[str]:
         # The parser iterates twice, first for the opening header and then for the rest.
         if not hasattr(self, "_lines"):
-            self._lines = self._count()
+            self._lines = self._check()
         return self._lines
 
     def take_header_line(self) -> int:
         """Line of the oldest header not yet taken; the parser runs one header ahead of its records."""
         return self._header_lines.pop(0)
 
-    def _count(self) -> Iterator[str]:
-        for number, line in enumerate(self._text, 1):
-            if line[0] == ">":
-                self._header_lines.append(number)
-            elif not self._header_lines and line.strip():
-                raise BadInput(
-                    f"{self._source}, line {number}: not FASTA, the first record does not begin with '>'.",
-                    remedy="Give FASTA or FASTQ; for a table say --sequence-column.",
-                )
+    def _check(self) -> Iterator[str]:
+        for number, line in enumerate(self._text):
+            try:
+                if line[0] == ">":
+                    refuse_pir(line)
+                    self._header_lines.append(number + 1)
+                    self._ends_with_return = line.endswith("\r")
+                else:
+                    line = self._letters(number, line)
+            except NotSequence as error:
+                self._noticed.fault = Place(number, None, str(error), error.remedy)
+                return
             yield line
+
+    def _letters(self, number: int, line: str) -> str:
+        if not self._header_lines and line.strip() and not line.startswith(COMMENT):
+            raise NotSequence(
+                "not FASTA, the first record does not begin with '>'",
+                "Give FASTA or FASTQ; for a table say --sequence-column.",
+            )
+        if self._ends_with_return and line.endswith("\n"):
+            raise NotSequence(
+                "a carriage return alone in the header above, in a record whose lines end otherwise",
+                "Take it out: what stands behind it would become residues.",
+            )
+        letters, is_cut = letters_of(line)
+        if is_cut:
+            self._noticed.cut(number)
+        return letters + "\n"
 
 
 def record_of(title: str, sequence: str, line: int, *, is_id: bool = False) -> FastaRecord:
-    """A record of what stands in a file; the id is the first word of its title, or all of it."""
-    if not title.isascii():
-        title = title.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """A record of its letters and what stands in a file; the id is the first word of its title, or all of it."""
+    title = printable(title)
     words = [title] if is_id else title.split(None, 1)
-    letters = "".join(sequence.split()).encode("ascii", "replace")
-    return FastaRecord(words[0] if words else "", title, letters, line)
+    return FastaRecord(words[0] if words else "", title, sequence.encode("ascii", "replace"), line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import BinaryIO, TextIO, cast
 
@@ -10,6 +11,10 @@ from Bio.SeqIO.QualityIO import FastqGeneralIterator
 from hpc_embed.errors import BadInput
 from hpc_embed.sequences import sources
 from hpc_embed.sequences.fasta import FastaRecord, record_of, text_of
+from hpc_embed.sequences.lines import letters_of
+
+NO_QUALITY = re.compile(r"[^!-~]")
+"""As of a file that was damaged: qualities themselves are dropped."""
 
 
 def parse_fastq(binary: BinaryIO, source: str) -> Iterator[FastaRecord]:
@@ -18,8 +23,10 @@ def parse_fastq(binary: BinaryIO, source: str) -> Iterator[FastaRecord]:
         lines = _Lines(text)
         line = lines.skip_blank() + 1
         try:
-            for title, sequence, _ in FastqGeneralIterator(cast(TextIO, lines)):
-                yield record_of(title, sequence, line)
+            for title, sequence, qualities in FastqGeneralIterator(cast(TextIO, lines)):
+                if NO_QUALITY.search(qualities):
+                    raise ValueError("a byte among its qualities that is none")
+                yield record_of(title, letters_of(sequence).letters, line)
                 lines.num_left = sources.LONGEST_RECORD
                 line = lines.number  # the parser has read on to the next title
         except ValueError as error:

@@ -10,7 +10,7 @@ from hpc_embed.progress import note
 
 SEQUENCE_ENDINGS = (".fasta", ".fa", ".fna", ".ffn", ".frn", ".faa", ".fas", ".fsa", ".afa", ".fastq", ".fq")
 TABLE_ENDINGS = (".csv", ".tsv")
-COMPRESSED_ENDINGS = (".gz", ".bgz", ".zst")
+COMPRESSED_ENDINGS = (".gz", ".bgz", ".zst", ".bz2", ".xz")
 MOST_NAMED = 3
 """Of what is left out, told by name."""
 
@@ -30,7 +30,8 @@ def files_of(folder: str, endings: Sequence[str]) -> list[str]:
         )
     if left_out:
         more = ", …" if len(left_out) > MOST_NAMED else ""
-        note(f"{folder}: {len(taken)} files are taken, {len(left_out)} left out: {_names(left_out)}{more}")
+        names = ", ".join(left_out[:MOST_NAMED])
+        note(f"{folder}: {len(taken)} files are taken, {len(left_out)} left out: {names}{more}")
     return [str(path) for path in taken]
 
 
@@ -39,7 +40,3 @@ def _ends(name: str, endings: Sequence[str]) -> bool:
     for compressed in COMPRESSED_ENDINGS:
         stem = stem.removesuffix(compressed)
     return stem.endswith(tuple(endings))
-
-
-def _names(names: list[str]) -> str:
-    return ", ".join(name.encode("utf-8", "backslashreplace").decode("utf-8") for name in names[:MOST_NAMED])

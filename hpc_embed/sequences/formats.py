@@ -11,7 +11,9 @@ from hpc_embed.sequences import sources
 from hpc_embed.sequences.blocks import Block, block_of_records, parse_block
 from hpc_embed.sequences.fasta import FastaRecord
 from hpc_embed.sequences.fastq import parse_fastq
-from hpc_embed.sequences.sources import BYTE_ORDER_MARK, Raw, Read, blocks_of, stream_of
+from hpc_embed.sequences.signatures import signature_of
+from hpc_embed.sequences.sources import BYTE_ORDER_MARK, Raw, blocks_of
+from hpc_embed.sequences.streams import Read, stream_of
 from hpc_embed.sequences.tables import Columns, parse_table
 
 Format = Literal["FASTA", "FASTQ", "table"]
@@ -24,6 +26,14 @@ def format_of(head: bytes, columns: Columns | None) -> Format:
     if columns is not None:
         return "table"
     return "FASTQ" if head.removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"@") else "FASTA"
+
+
+def refuse_others(head: bytes, source: str, columns: Columns | None) -> None:
+    """Raise BadInput, naming what it is, for a source that begins as one of the formats that are not read."""
+    head = head.removeprefix(BYTE_ORDER_MARK)
+    is_read = columns is not None or head.lstrip()[:1] in (b">", b";", b"")
+    if found := signature_of(head, is_text=not is_read):
+        raise BadInput(f"{source}: {found.name}; FASTA, FASTQ and tables are read.", remedy=found.remedy)
 
 
 def pieces_of(read: Read, source: str, format: Format, columns: Columns | None) -> Generator[Piece, None, None]:
@@ -42,7 +52,7 @@ def first_records(head: bytes, source: str, columns: Columns | None, most: int, 
     """The first records in the head of a source; of one that is cut out of it what can be read."""
     format = format_of(head, columns)
     if format == "FASTA":
-        return parse_block(head, source, is_first=True)
+        return parse_block(head, is_first=True)
     found: list[FastaRecord] = []
     waiting = [head]
     try:

@@ -7,21 +7,18 @@ and a plain file can be read from many places at once without parsing what comes
 from __future__ import annotations
 
 import glob
-import io
-import sys
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, cast
+from typing import BinaryIO, NamedTuple, Protocol, cast
 
 from hpc_embed.errors import BadInput, UsageError
-from hpc_embed.sequences.compression import DAMAGED, MAGIC_BYTES, DamagedZstd, compression_of, unpacked
+from hpc_embed.screen import is_utf8
+from hpc_embed.sequences.compression import MAGIC_BYTES, compression_of, unpacked
 from hpc_embed.sequences.folders import SEQUENCE_ENDINGS, files_of
+from hpc_embed.sequences.pipes import STANDARD_INPUT, Pipe, is_read_once, open_pipes
+from hpc_embed.sequences.streams import Read, reader, reading
 
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
-
-STANDARD_INPUT = "-"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 BLOCK_BYTES = 8 << 20
 """Bytes of one block; more where a single record is longer."""
@@ -33,8 +30,6 @@ RECORD_START = b"\n>"
 
 Raw = bytes | bytearray
 """A block of FASTA."""
-Read = Callable[[int], bytes]
-"""Reads so many bytes; fewer, or none, only at the end."""
 
 
 class Stretch(NamedTuple):
@@ -65,6 +60,8 @@ def expand_inputs(patterns: Iterable[str], endings: Sequence[str] = SEQUENCE_END
         )
     seen: set[str] = set()
     for source in sources:
+        if not is_utf8(source):
+            raise BadInput(f"{source}: a name that is not UTF-8.", remedy="Rename it, or link to it by another name.")
         if source in seen:
             raise UsageError(f"{source} is given twice.", remedy="Name each file once.")
         seen.add(source)
@@ -72,85 +69,76 @@ def expand_inputs(patterns: Iterable[str], endings: Sequence[str] = SEQUENCE_END
 
 
 @contextmanager
-def opened(source: str) -> Iterator[BinaryIO]:
-    """The bytes of a source, unpacked where they are compressed; BadInput where it cannot be opened."""
+def opened(source: str, pipe: Pipe | None = None) -> Iterator[BinaryIO]:
+    """The bytes of a source, unpacked where they are compressed; BadInput where it cannot be opened.
+
+    One that can be read only once goes on where it is open already.
+    """
     with ExitStack() as stack:
-        try:
-            raw = sys.stdin.buffer if source == STANDARD_INPUT else stack.enter_context(Path(source).open("rb"))
-        except OSError as error:
-            raise BadInput(
-                f"{source}: cannot be opened ({error.strerror}).", remedy="Check path and permissions."
-            ) from error
+        if pipe is None:
+            pipe = open_pipes([source], stack).get(source)
+        raw = stack.enter_context(_opened_file(source)) if pipe is None else pipe.content
         with reading(source):
             compression = compression_of(cast("_Peekable", raw).peek(MAGIC_BYTES))
-        yield cast(BinaryIO, raw) if compression is None else unpacked(cast(BinaryIO, raw), compression, stack)
+        yield raw if compression is None else unpacked(raw, compression, stack)
+
+
+def _opened_file(source: str) -> BinaryIO:
+    try:
+        return Path(source).open("rb")
+    except OSError as error:
+        raise BadInput(
+            f"{source}: cannot be opened ({error.strerror}).", remedy="Check path and permissions."
+        ) from error
 
 
 class _Peekable(Protocol):
     def peek(self, size: int, /) -> bytes: ...
 
 
-@contextmanager
-def reading(source: str) -> Iterator[None]:
-    """Turn faults of reading into BadInput."""
-    try:
-        yield
-    except DAMAGED as error:
-        name = "zstd" if isinstance(error, DamagedZstd) else "gzip"
-        raise BadInput(
-            f"{source}: the {name} data is damaged or cut short ({error}).", remedy="Copy the file again."
-        ) from error
-    except OSError as error:
-        raise BadInput(f"{source}: cannot be read ({error.strerror}).", remedy="Check the file.") from error
+class Seen(NamedTuple):
+    """A file as it was when it was looked at."""
+
+    num_bytes: int
+    modified_ns: int
+
+
+def look_at(source: str) -> Seen:
+    """How large a file is and when it was written; BadInput where it is gone."""
+    with reading(source):
+        facts = Path(source).stat()
+    return Seen(facts.st_size, facts.st_mtime_ns)
+
+
+def refuse_changed(source: str, seen: Seen) -> None:
+    """Raise BadInput where a file is no longer as it was: its records may be of two minds, or half of them missing."""
+    if look_at(source) != seen:
+        raise _changed(source)
+
+
+def refuse_more(source: str, file: BinaryIO, stop: int) -> None:
+    """Raise BadInput where a file goes on behind its end, as another node's size of it may have been an old one."""
+    file.seek(stop)
+    if reader(source, file)(1):
+        raise _changed(source)
+
+
+def _changed(source: str) -> BadInput:
+    return BadInput(f"{source}: changed while it was read.", remedy="Wait until it is written, and plan again.")
 
 
 def is_plain_file(source: str) -> bool:
     """True where it can be read from many places at once."""
-    if source == STANDARD_INPUT or not Path(source).is_file():
+    if is_read_once(source):
         return False
     with Path(source).open("rb") as file, reading(source):
         return compression_of(file.read(MAGIC_BYTES)) is None
 
 
-def reader(source: str, file: BinaryIO) -> Read:
-    """A function that reads so many bytes of a source, however little a pipe gives at a time."""
-
-    def read(size: int) -> bytes:
-        with reading(source):
-            content = file.read(size)
-            while 0 < len(content) < size and (more := file.read(size - len(content))):
-                content += more
-            return content
-
-    return read
-
-
-def stream_of(read: Read) -> BinaryIO:
-    """What is read, as a file."""
-    return cast(BinaryIO, io.BufferedReader(_Stream(read), buffer_size=1 << 20))
-
-
-class _Stream(io.RawIOBase):
-    def __init__(self, read: Read) -> None:
-        self._read = read
-        self._waiting = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: WriteableBuffer, /) -> int:
-        view = memoryview(buffer)
-        if not self._waiting:
-            self._waiting = memoryview(self._read(len(view)))
-        size = min(len(view), len(self._waiting))
-        view[:size], self._waiting = self._waiting[:size], self._waiting[size:]
-        return size
-
-
 def blocks_within(source: str, file: BinaryIO, stretch: Stretch) -> Generator[bytes, None, None]:
     """The records that begin in a stretch, whole also where the last goes beyond it, in blocks of whole records.
 
-    BadInput as of `blocks_of`.
+    BadInput as of `blocks_of`, and where the file has become shorter.
     """
     at = _next_record(file, source, stretch.start, stretch.stop)
     while at < stretch.stop:
@@ -158,8 +146,8 @@ def blocks_within(source: str, file: BinaryIO, stretch: Stretch) -> Generator[by
         stop = _next_record(file, source, last, last + LONGEST_RECORD)
         file.seek(at)
         block = reader(source, file)(stop - at)
-        if not block:
-            return  # someone has made the file shorter
+        if len(block) < max(1, stop - at):
+            raise _changed(source)
         _refuse_longer(block, block.rfind(RECORD_START) + 1, source)
         yield block
         at = stop

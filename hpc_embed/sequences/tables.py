@@ -10,6 +10,7 @@ from typing import BinaryIO, NamedTuple, TextIO
 from hpc_embed.errors import BadInput
 from hpc_embed.sequences import sources
 from hpc_embed.sequences.fasta import FastaRecord, record_of, text_of
+from hpc_embed.sequences.lines import NotSequence, letters_of
 
 DELIMITERS = "\t,;"
 USUAL_ID = "id"
@@ -43,8 +44,11 @@ def parse_table(binary: BinaryIO, source: str, columns: Columns) -> Iterator[Fas
                     )
                 if row:  # a blank line is none
                     name = str(number) if id_at is None else row[id_at]
-                    yield record_of(" ".join(name.split()), row[sequence_at], line, is_id=True)
+                    letters = "".join(letters_of(part).letters for part in row[sequence_at].splitlines())
+                    yield record_of(" ".join(name.split()), letters, line, is_id=True)
                 number, line = number + bool(row), rows.line_num + 1
+        except NotSequence as error:
+            raise BadInput(f"{source}, line {line}: {error}.", remedy=error.remedy) from error
         except csv.Error as error:
             raise BadInput(f"{source}, line {line}: not a table ({error}).", remedy="Mend the row.") from error
 

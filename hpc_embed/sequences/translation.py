@@ -81,6 +81,9 @@ def translated(block: Block, proteins: Proteins, genetic_code: int, min_residues
         letters=np.frombuffer(bytearray(b"".join(found)), dtype=np.uint8),
         lengths_N=np.array([len(residues) for residues in found], dtype=np.int64),
         num_lines=block.num_lines,
+        num_cut=block.num_cut,
+        first_cut=block.first_cut,
+        fault=block.fault,
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import copy
 import gzip
 import io
 import json
+import lzma
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -38,14 +40,15 @@ from hpc_embed.sequences.blocks import Block
 from hpc_embed.sequences.fasta import read_fasta
 from hpc_embed.sequences.formats import pieces_of
 from hpc_embed.sequences.gaps import without_gaps
-from hpc_embed.sequences.sources import opened, reader
+from hpc_embed.sequences.sources import opened
+from hpc_embed.sequences.streams import reader
 from hpc_embed.sequences.tables import Columns
 from hpc_embed.sequences.translation import translated
 from tests.torture.small_run import FASTA, SmallRun, on
 from tests.torture.storage import FaultyStorage
 
 NAMES = (
-    *("fasta", "gzip", "zstd", "fastq", "table", "settings", "plan", "marker", "output", "shard"),
+    *("fasta", "gzip", "zstd", "bzip2", "xz", "fastq", "table", "settings", "plan", "marker", "output", "shard"),
     *("dataset facts", "dataset index", "safetensors", "config", "submission"),
 )
 CODES = {0, 2, 3, 4, 5, 6}
@@ -92,6 +95,8 @@ def parsers(folder: Path) -> dict[str, Parser]:
         "zstd": Parser(
             pa.Codec("zstd").compress(FASTA, asbytes=True), lambda content: _fasta(folder / "x.fa.zst", content)
         ),
+        "bzip2": Parser(bz2.compress(FASTA), lambda content: _fasta(folder / "x.fa.bz2", content)),
+        "xz": Parser(lzma.compress(FASTA), lambda content: _fasta(folder / "x.fa.xz", content)),
         "fastq": Parser(FASTQ, lambda content: _pieces(folder / "x.fq", content, None)),
         "table": Parser(TABLE, lambda content: _pieces(folder / "x.csv", content, Columns("seq"))),
         "settings": Parser(SETTINGS, lambda content: _settings(folder / "settings", content)),

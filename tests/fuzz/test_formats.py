@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 
+import pytest
 from Bio import SeqIO
 from Bio.SeqIO.QualityIO import FastqGeneralIterator
 from hypothesis import strategies as st
 
 from hpc_embed.errors import BadInput
+from hpc_embed.screen import printable
 from hpc_embed.sequences.fastq import parse_fastq
+from hpc_embed.sequences.lines import NotSequence, letters_of
 from hpc_embed.sequences.tables import Columns, parse_table
 from tests.fuzz.parsers import FASTQ
 from tests.fuzz.test_fuzz import changed, edits, fuzz
@@ -51,7 +55,8 @@ def test_mutated_fastq_is_refused_where_biopython_refuses_it() -> None:
             kept = text.read()
             while kept.strip() and not kept.partition("\n")[0].strip():
                 kept = kept.partition("\n")[2]
-            expected = [sequence for _, sequence, _ in FastqGeneralIterator(io.StringIO(kept))] if kept.strip() else []
+            reads = FastqGeneralIterator(io.StringIO(kept)) if kept.strip() else []
+            expected = [letters_of(sequence).letters for _, sequence, qualities in reads if check(qualities)]
         except ValueError:
             expected = None
         try:
@@ -60,22 +65,36 @@ def test_mutated_fastq_is_refused_where_biopython_refuses_it() -> None:
             assert expected is None
         else:
             assert expected is not None
-            assert found == ["".join(letters.split()).encode("ascii", "replace") for letters in expected]
+            assert found == [letters.encode("ascii", "replace") for letters in expected]
 
     fuzz(read, st.builds(changed, st.just(FASTQ), edits))
+
+
+def check(qualities: str) -> bool:
+    if any(not "!" <= quality <= "~" for quality in qualities):
+        raise ValueError(qualities)
+    return True
 
 
 def test_any_text_in_a_table_comes_back_as_the_csv_module_wrote_it() -> None:
     def read(content: bytes) -> None:
         rows = list(csv.DictReader(io.StringIO(content.decode(), newline="")))
+        try:
+            expected = [(printable(" ".join(row["id"].split())), letters_in(row["seq"])) for row in rows]
+        except NotSequence as error:
+            with pytest.raises(BadInput, match=re.escape(" ".join(str(error).split()))):
+                list(parse_table(io.BytesIO(content), "x", Columns("seq")))
+            return
         found = list(parse_table(io.BytesIO(content), "x", Columns("seq")))
-        assert [(record.id, record.sequence) for record in found] == [
-            (" ".join(row["id"].split()), "".join(row["seq"].split()).encode("ascii", "replace")) for row in rows
-        ]
+        assert [(record.id, record.sequence) for record in found] == expected
         starts = [record.line for record in found]
         assert starts == sorted(set(starts))
 
     fuzz(read, st.lists(st.tuples(CELL, CELL, CELL), max_size=5).map(as_csv))
+
+
+def letters_in(cell: str) -> bytes:
+    return b"".join(letters_of(line).letters.encode("ascii", "replace") for line in cell.splitlines())
 
 
 CELL = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)

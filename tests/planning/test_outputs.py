@@ -14,6 +14,7 @@ from hpc_embed.planning import scratch
 from hpc_embed.planning.outputs import layers_of, poolings_of, precision_of, stride_of
 from hpc_embed.planning.scratch import WHAT_COUNTS, scratch_key
 from hpc_embed.registry import ANY_ENCODER, find_model
+from hpc_embed.sequences.sources import look_at
 
 ESM2, DNABERT, COMPOSITION = find_model("esm2_t6_8M"), find_model("dnabert_s"), find_model("aa_composition")
 
@@ -129,7 +130,7 @@ def test_the_same_scan_has_the_same_key_and_every_other_another(source: str, mon
     settings = PlanSettings()
 
     def key(settings: PlanSettings = settings, keeps_letters: bool = True, **model: object) -> str:
-        return scratch_key([source], replace(ESM2, **model), settings, keeps_letters=keeps_letters)  # type: ignore[arg-type]
+        return scratch_key([(source, look_at(source))], replace(ESM2, **model), settings, keeps_letters=keeps_letters)  # type: ignore[arg-type]
 
     first = key()
     assert first == key()
@@ -159,5 +160,5 @@ def test_the_same_scan_has_the_same_key_and_every_other_another(source: str, mon
 
 
 def test_what_comes_through_a_pipe_is_scanned_once() -> None:
-    keys = {scratch_key(["-"], ESM2, PlanSettings(), keeps_letters=True) for _ in range(3)}
+    keys = {scratch_key([("-", None)], ESM2, PlanSettings(), keeps_letters=True) for _ in range(3)}
     assert len(keys) == 3

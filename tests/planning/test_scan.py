@@ -13,17 +13,18 @@ import pytest
 from hpc_embed.errors import BadInput
 from hpc_embed.planning import scan
 from hpc_embed.planning.scan import OpenedInput
-from hpc_embed.planning.verdicts import Place
 from hpc_embed.progress import Silent
 from hpc_embed.run.plan import Plan
 from hpc_embed.sequences import sources
-from hpc_embed.sequences.sources import Stretch
+from hpc_embed.sequences.places import Place
+from hpc_embed.sequences.sources import Stretch, look_at
 from tests.planning.test_planner import plan as plan_of
 
 
 def opened_at(folder: Path) -> OpenedInput:
     """A plain FASTA file that nobody has looked at."""
-    return OpenedInput(str(folder / "in.fa"), None, None, "FASTA", None, False)
+    path = str(folder / "in.fa")
+    return OpenedInput(path, None, None, look_at(path), None, "FASTA", None, False)
 
 
 class Noted:
@@ -32,8 +33,8 @@ class Noted:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
 
-    def submit(self, work: Any, *arguments: Any) -> Future[Any]:
-        self.calls.append((work.__name__, *arguments))
+    def submit(self, work: Any, *arguments: Any, **named: Any) -> Future[Any]:
+        self.calls.append((work.__name__, *arguments, *named.values()))
         return Future()
 
 
@@ -47,6 +48,7 @@ def stretches_of(size: int, folder: Path, block: int, part: int) -> list[Stretch
         patch.setattr(scan, "PART_BYTES", part)
         scanner.submit(noted, 3, opened)  # type: ignore[arg-type]
     assert [call[:4] for call in noted.calls] == [("_stretch", 3, opened.source, at) for at in range(len(noted.calls))]
+    assert [call[5] for call in noted.calls] == [False] * (len(noted.calls) - 1) + [True]
     return [call[4] for call in noted.calls]
 
 
@@ -79,7 +81,7 @@ def test_a_file_is_cut_into_stretches_of_one_size(
     assert 0 <= widths[0] - widths[-1] < max(number, 2)
 
 
-@pytest.mark.parametrize("change", [{"read": lambda size: b""}, {"format": "FASTQ"}, {"source": "-"}])
+@pytest.mark.parametrize("change", [{"seen": None}, {"format": "FASTQ"}, {"source": "-"}])
 def test_what_is_no_plain_fasta_file_is_streamed(change: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "in.fa").write_text(">a\nMKV\n")
     opened = opened_at(tmp_path)

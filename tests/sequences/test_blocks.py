@@ -18,7 +18,8 @@ from hpc_embed.sequences import compression, kernel, sources
 from hpc_embed.sequences.blocks import parse_block
 from hpc_embed.sequences.fasta import FastaRecord, parse_records, read_fasta
 from hpc_embed.sequences.letters import ResiduePolicy
-from hpc_embed.sequences.sources import Stretch, blocks_of, blocks_within, opened, reader
+from hpc_embed.sequences.sources import Stretch, blocks_of, blocks_within, opened
+from hpc_embed.sequences.streams import reader
 
 ODD = [
     b"",
@@ -70,11 +71,14 @@ def in_blocks(content: bytes, block_bytes: int) -> list[FastaRecord] | str:
     line = 1
     try:
         for number, raw in enumerate(blocks_of(lambda _: stream.read(block_bytes), "in.fasta")):
-            block = parse_block(raw, "x", is_first=number == 0)
+            block = parse_block(raw, is_first=number == 0)
             stops = np.cumsum(block.lengths_N).tolist()
             for at, (name, description) in enumerate(zip(block.ids, block.descriptions, strict=True)):
                 letters = block.letters[stops[at] - block.lengths_N[at] : stops[at]].tobytes()
                 records.append(FastaRecord(str(name), str(description), letters, int(block.lines_N[at]) + line))
+            if block.fault:
+                place = block.fault.of("x", line - 1)
+                raise BadInput(f"{place}: {block.fault.words}.", remedy=block.fault.remedy)
             line += block.num_lines
     except BadInput as error:
         return str(error)
@@ -181,7 +185,7 @@ def test_kernel_and_python_gather_the_same_spans(monkeypatch: pytest.MonkeyPatch
     assert len(gathered) == lengths.sum()
 
 
-def test_a_file_that_someone_cuts_while_it_is_read_ends_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_someone_cuts_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "BLOCK_BYTES", 7)
     path = tmp_path / "x.fa"
     path.write_bytes(b">a\nMKV\n" * 5)
@@ -189,7 +193,17 @@ def test_a_file_that_someone_cuts_while_it_is_read_ends_there(tmp_path: Path, mo
         blocks = blocks_within("x", file, Stretch(0, 35))
         assert next(blocks) == b">a\nMKV\n"
         path.write_bytes(b">a\nMKV\n" + b">a\nMK")
-        assert b"".join(blocks) == b">a\nMK"
+        with pytest.raises(BadInput, match="x: changed while it was read"):
+            list(blocks)
+
+
+@pytest.mark.parametrize("stretch", [Stretch(0, 35), Stretch(7, 21), Stretch(20, 35)])
+def test_a_stretch_that_is_there_in_part_or_not_at_all_is_refused(stretch: Stretch, tmp_path: Path) -> None:
+    path = tmp_path / "x.fa"
+    for size in (0, 1, 7, 18, 19, stretch.stop - 1):
+        path.write_bytes((b">a\nMKV\n" * 5)[:size])
+        with path.open("rb") as file, pytest.raises(BadInput, match="x: changed while it was read"):
+            list(blocks_within("x", file, stretch))
 
 
 def test_in_a_stretch_too_a_record_beyond_the_longest_is_refused(

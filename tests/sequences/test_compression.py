@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import io
+import bz2
+import lzma
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +13,7 @@ import pytest
 from Bio import bgzf
 
 from hpc_embed.errors import BadInput
+from hpc_embed.sequences import compression
 from hpc_embed.sequences.fasta import read_fasta
 from hpc_embed.sequences.sources import is_plain_file
 
@@ -83,7 +86,54 @@ def test_bytes_behind_the_last_frame_are_refused(tmp_path: Path) -> None:
         sequences(tmp_path / "x.zst")
 
 
-def test_standard_input_may_be_zstd(monkeypatch: pytest.MonkeyPatch) -> None:
-    raw = io.BufferedReader(io.BytesIO(zstd(b">a\nMK\n")))
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(raw))
-    assert [record.sequence for record in read_fasta("-")] == [b"MK"]
+@pytest.mark.parametrize("pack", [bz2.compress, lzma.compress])
+def test_bzip2_and_xz_are_read_to_their_last_stream(
+    pack: Callable[[bytes], bytes], tmp_path: Path, expected: list[tuple[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.fa"
+    streams = [pack(FASTA[at : at + 9999]) for at in range(0, len(FASTA), 9999)]
+    padding = b"\0" * 8 if pack is lzma.compress else b""
+    for packed_bytes in (5, 1 << 18):
+        monkeypatch.setattr(compression, "PACKED_BYTES", packed_bytes)
+        for content in (pack(FASTA), b"".join(streams), pack(b"") + padding.join(streams) + padding):
+            path.write_bytes(content)
+            assert not is_plain_file(str(path))
+            assert sequences(path) == expected
+
+
+@pytest.mark.parametrize(("name", "pack"), [("bzip2", bz2.compress), ("xz", lzma.compress)])
+def test_bzip2_and_xz_cut_or_with_other_bytes_are_refused_wherever(
+    name: str, pack: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    path = tmp_path / "x"
+    first = pack(b">a\nMKVL\n")
+    whole = first + pack(b">b\nMKVLAAGIVG\n")
+    damaged = [whole[:size] for size in (*range(6, len(first)), *range(len(first) + 1, len(whole)))]
+    damaged += [whole[:at] + bytes([whole[at] ^ 64]) + whole[at + 1 :] for at in range(6, len(whole), 3)]
+    damaged += [whole + b"MKVL", whole[: len(first)] + b">b\nMK\n"]
+    for content in damaged:
+        path.write_bytes(content)
+        with pytest.raises(BadInput, match=f"x: the {name} data is damaged or cut short"):
+            sequences(path)
+
+
+@pytest.mark.parametrize("pack", [bz2.compress, lzma.compress])
+def test_damage_is_told_with_its_kind(pack: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(pack(FASTA)[:-9])
+    with pytest.raises(BadInput, match=r"damaged or cut short \(its end is missing\)\. Copy the file again"):
+        sequences(tmp_path / "x")
+    (tmp_path / "x").write_bytes(pack(FASTA) + b"MKVL")
+    with pytest.raises(BadInput, match=r"damaged or cut short \((Invalid data stream|Input format not supported)"):
+        sequences(tmp_path / "x")
+
+
+def test_a_text_that_begins_as_the_name_of_bzip2_is_no_bzip2() -> None:
+    assert compression.compression_of(b"BZh9\n>a") is None
+    assert compression.compression_of(bz2.compress(b"")[:6]) == "bzip2"
+
+
+def test_standard_input_may_be_zstd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x").write_bytes(zstd(b">a\nMK\n"))
+    with (tmp_path / "x").open() as stream:
+        monkeypatch.setattr(sys, "stdin", stream)
+        assert [record.sequence for record in read_fasta("-")] == [b"MK"]

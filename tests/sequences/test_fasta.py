@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import sys
 from pathlib import Path
 
@@ -84,10 +83,11 @@ def test_what_does_not_begin_with_a_header_is_refused_with_its_line(tmp_path: Pa
         read(tmp_path / "x.fa", content)
 
 
-def test_standard_input_may_be_gzip_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = io.TextIOWrapper(io.BufferedReader(io.BytesIO(gzip.compress(b">a\nMK\n"))))
-    monkeypatch.setattr(sys, "stdin", stream)
-    assert [record.sequence for record in read_fasta("-")] == [b"MK"]
+def test_standard_input_may_be_gzip_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x").write_bytes(gzip.compress(b">a\nMK\n"))
+    with (tmp_path / "x").open() as stream:
+        monkeypatch.setattr(sys, "stdin", stream)
+        assert [record.sequence for record in read_fasta("-")] == [b"MK"]
 
 
 def test_globs_expand_in_sorted_order_and_weird_names_are_taken_as_they_are(tmp_path: Path) -> None:

@@ -59,6 +59,10 @@ def test_lines_are_those_of_the_titles_and_blank_ones_in_front_are_passed_over()
         (b"@a\nACGT\n+\nIIII\n@b\nACGT\n", "line 5: not FASTQ (End of file without quality information)"),
         (b"@a\nACGT\n+b\nIIII\n", "line 1: not FASTQ (Sequence and quality captions differ)"),
         (b"\n@a\nAC GT\n+\nIIIII\n", "line 2: not FASTQ (Whitespace is not allowed in the sequence)"),
+        (b"@a\nACGT\n+\nII\0I\n", "line 1: not FASTQ (a byte among its qualities that is none)"),
+        (b"@a\nACGT\n+\nI II\n", "line 1: not FASTQ (a byte among its qualities that is none)"),
+        (b"@a\nACGT\n+\nII\x7fI\n", "line 1: not FASTQ (a byte among its qualities that is none)"),
+        (b"@a\nAC>T\n+\nIIII\n", "line 1: not FASTQ ('>' in a sequence"),
         (b"@a\nACGT\n+\nIIII\n>b\nACGT\n", "line 1: not FASTQ (Lengths of sequence and quality"),
     ],
 )
@@ -117,6 +121,8 @@ def test_an_id_is_the_whole_cell_its_white_space_made_one_blank_and_its_odd_byte
         (b"id,seq\na,MK\nb\n", "x.csv, line 3: 1 cells, and the header has 2."),
         (b'id,seq\na,MK\nb,"MK\nc,VL\n', "x.csv, line 3: not a table (unexpected end of data)."),
         (b'id,seq\na,"M"K\n', "x.csv, line 2: not a table ("),
+        (b"id,seq\na,MK\nb,M>K\n", "x.csv, line 3: '>' in a sequence"),
+        (b"id,seq\na,MK\nb,no such entry\n", "x.csv, line 3: 'no such entry' is text with blanks"),
     ],
 )
 def test_a_table_that_is_none_is_refused_with_its_line(content: bytes, words: str) -> None:
@@ -126,7 +132,7 @@ def test_a_table_that_is_none_is_refused_with_its_line(content: bytes, words: st
 
 
 def test_a_column_of_ids_that_is_not_there_is_told_with_those_that_are() -> None:
-    with pytest.raises(BadInput, match=r"no column 'name' in its header. Give --id-column one of: id, seq\."):
+    with pytest.raises(BadInput, match=r"x\.csv: no column 'name' in its header. Give --id-column one of: id, seq\."):
         table(b"id,seq\na,MK\n", Columns("seq", "name"))
 
 
@@ -179,3 +185,12 @@ def test_the_csv_module_is_not_kept_from_long_cells(tmp_path: Path) -> None:
     text = io.StringIO()
     csv.writer(text).writerows([["id", "seq"], ["a", long]])
     assert table(text.getvalue().encode())[0].sequence == long.encode()
+
+
+def test_a_limit_holds_for_each_record_of_fastq_and_not_for_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "LONGEST_RECORD", 100)
+    assert len(fastq(READS[0] * 50)) == 50
+    long = b"@long\n" + b"A" * 45 + b"\n+\n" + b"I" * 45
+    assert [len(record.sequence) for record in fastq(long)] == [45]
+    with pytest.raises(BadInput, match=r"line 5: not FASTQ \(a record longer than 100 bytes"):
+        fastq(READS[0] + long.replace(b"A", b"AA").replace(b"I", b"II"))

@@ -12,7 +12,7 @@ from hpc_embed.sequences.gaps import is_alignment, without_gaps
 
 
 def block_of(content: bytes) -> Block:
-    return parse_block(bytearray(content), "x", is_first=True)
+    return parse_block(bytearray(content), is_first=True)
 
 
 @pytest.mark.parametrize(

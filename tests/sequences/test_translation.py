@@ -29,7 +29,7 @@ def frames_by_biopython(bases: str, genetic_code: int) -> dict[int, str]:
 
 def block_of(*sequences: str) -> Block:
     content = "".join(f">r{number} a note\n{bases}\n" for number, bases in enumerate(sequences))
-    return parse_block(bytearray(content.encode()), "x", is_first=True)
+    return parse_block(bytearray(content.encode()), is_first=True)
 
 
 def proteins(block: Block) -> list[tuple[str, str]]:
@@ -125,3 +125,21 @@ def test_letters_that_are_no_bases_make_x_and_no_codon_crosses_from_record_to_re
     made = translated(block_of("ATG-AA*GGA1", "GG"), "six-frames", 1, 3)
     assert proteins(made)[0] == ("r0|frame=+1|1..9", "MXX")
     assert proteins(made)[-1] == ("r1", "")
+
+
+def longest(bases: str) -> list[tuple[str, str]]:
+    return proteins(translated(block_of(bases), "longest-orf", 1, 2))
+
+
+def test_rna_in_lower_case_is_translated_as_the_dna_is() -> None:
+    dna = "ATGGCTTGTTATTAA"
+    for written in (dna, dna.lower(), dna.replace("T", "U"), dna.replace("T", "U").lower(), "auggctTGUuattaa"):
+        assert longest(written) == [("r0|frame=+1|1..12", "MACY")]
+    assert longest("uuaauaacaagccau") == [("r0|frame=-1|4..15", "MACY")]
+
+
+def test_of_equally_long_proteins_the_first_of_the_first_frame_is_taken() -> None:
+    assert longest("ATGGCTTGTTAA" + "ATGTGTGCTTAA") == [("r0|frame=+1|1..9", "MAC")]
+    assert longest("CATGGCTTGTTAA" + "TT" + "ATGTGTGCTTAA") == [("r0|frame=+1|16..24", "MCA")]
+    backwards = reverse_complement("ATGTGTGCTTAA")
+    assert longest(backwards + "TTAGTTAACTAA" + "ATGGCTTGTTAA") == [("r0|frame=+1|25..33", "MAC")]

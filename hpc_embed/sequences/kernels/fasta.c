@@ -1,7 +1,7 @@
 /* FASTA in blocks of bytes: records found, letters laid side by side, spans digested. Called through ctypes.
 
-   What is unusual (a byte beyond ASCII, a lone carriage return) is left to the caller: the parser stops in front of
-   the record that has it. Every function is pure: it reads and writes the buffers that it is given and nothing else. */
+   What is unusual (a byte beyond ASCII, a lone carriage return, a control character, blanks between letters, a line
+   that may be no sequence) is left to the caller: the parser stops in front of the record that has it. Every function is pure: it reads and writes the buffers that it is given and nothing else. */
 
 #include <stdint.h>
 #include <string.h>
@@ -12,43 +12,45 @@
 
 typedef uint8_t byte;
 
-/* What Python's str.split() takes for white space, among ASCII. */
-static int is_space(byte c) { return c == ' ' || (c >= 9 && c <= 13) || (c >= 28 && c <= 31); }
+#define EACH_BYTE(b) (0x0101010101010101u * (b))
 
-#define ALL_BYTES 0x0101010101010101u
+/* What a sequence may hold, white space at the ends of its lines apart: letters, stops, gaps, what is missing. */
+static const byte IS_SEQUENCE[256] = {
+    ['A' ... 'Z'] = 1, ['a' ... 'z'] = 1, ['*'] = 1, ['-'] = 1, ['.'] = 1, ['?'] = 1, ['~'] = 1,
+};
 
-/* What copying a piece of a line has met: the highest bit of any byte is set where one of them is up to a space, or
-   beyond ASCII (Mycroft's test for small bytes in a word). */
-typedef struct {
-    uint64_t low, high;
-} met;
+static int is_letter(byte c) { return (byte)((c | 0x20) - 'a') < 26; }
 
-static inline void copy_word(byte *to, const byte *from, met *seen)
+/* Copies a piece of a line; whether all of it is letters, eight at a time: bytes from 0x40 to 0x7f whose low five
+   bits are 1 to 26. */
+static int copy_letters(byte *restrict to, const byte *restrict from, int64_t size)
 {
-    uint64_t word;
-    memcpy(&word, from, sizeof word);
-    memcpy(to, &word, sizeof word);
-    seen->low |= (word - ALL_BYTES * (' ' + 1)) & ~word;
-    seen->high |= word;
-}
-
-static met copy(byte *restrict to, const byte *restrict from, int64_t size)
-{
-    met seen = {0, 0};
+    uint64_t missing = 0, above = 0, word;
     int64_t i = 0;
-    for (; i + 8 <= size; i += 8)
-        copy_word(to + i, from + i, &seen);
-    if (i < size && size > 8)
-        copy_word(to + size - 8, from + size - 8, &seen); /* some bytes once more */
-    else
-        for (; i < size; i++) {
-            to[i] = from[i];
-            seen.low |= from[i] <= ' ' ? 0x80 : 0, seen.high |= from[i];
-        }
-    return (met){seen.low & ALL_BYTES * 0x80, seen.high & ALL_BYTES * 0x80};
+    for (; i + 8 <= size; i += 8) {
+        memcpy(&word, from + i, sizeof word);
+        memcpy(to + i, &word, sizeof word);
+        uint64_t low = word & EACH_BYTE(0x1f);
+        missing |= ~(word & (low + EACH_BYTE(0x1f)) << 1);
+        above |= word | (low + EACH_BYTE(5)) << 2;
+    }
+    int is_odd = (missing & EACH_BYTE(0x40)) || (above & EACH_BYTE(0x80));
+    for (; i < size; i++)
+        to[i] = from[i], is_odd |= !is_letter(from[i]);
+    return !is_odd;
 }
 
-static int has_carriage_return(const byte *from, int64_t size) { return size > 0 && memchr(from, '\r', size) != NULL; }
+/* A header that only Python reads: bytes beyond ASCII, control characters, and what may be PIR's. */
+static int is_odd_header(const byte *header, int64_t length)
+{
+    byte found = length > 2 && header[2] == ';';
+    for (int64_t i = 0; i < length; i++)
+        found |= (header[i] < ' ' && header[i] != '\t') | (header[i] >= 127);
+    return found;
+}
+
+/* White space that may stand at the ends of a line. */
+static int is_blank(byte c) { return c == ' ' || c == '\t' || c == '\v' || c == '\f'; }
 
 /* The end of the line that begins at `at`, without its line feed or its carriage return and line feed; *next is the
    start of the line after it. */
@@ -88,35 +90,34 @@ int64_t hpc_embed_parse(const byte *raw, int64_t size, byte *letters, int64_t *l
         int64_t end = line_end(raw, at, size, &at);
         byte *header = headers + num_header_bytes;
         int64_t length = end - (record_at + 1);
-        met seen = copy(header, raw + record_at + 1, length);
-        int is_odd = seen.high || (seen.low && has_carriage_return(header, length)) ||
-                     num_header_bytes + length > INT32_MAX;
+        memcpy(header, raw + record_at + 1, length);
+        int is_odd = is_odd_header(header, length) || num_header_bytes + length > INT32_MAX;
         line++;
         while (!is_odd && at < size && raw[at] != '>') {
             int64_t start = at;
             end = line_end(raw, at, size, &at);
             line++;
-            seen = copy(letters + num_letters, raw + start, end - start);
-            is_odd = seen.high != 0;
-            if (!seen.low) {
-                num_letters += end - start;
-            } else {
-                is_odd |= has_carriage_return(raw + start, end - start);
+            if (!copy_letters(letters + num_letters, raw + start, end - start)) {
+                while (start < end && is_blank(raw[start]))
+                    start++;
+                while (end > start && is_blank(raw[end - 1]))
+                    end--;
                 for (int64_t i = start; i < end; i++)
-                    if (!is_space(raw[i]))
-                        letters[num_letters++] = raw[i];
+                    is_odd |= !IS_SEQUENCE[raw[i]];
+                memcpy(letters + num_letters, raw + start, end - start);
             }
+            num_letters += end - start;
         }
         if (is_odd) {
             at = record_at, line = record_line, num_letters = record_letters;
             break;
         }
-        while (length > 0 && is_space(header[length - 1]))
+        while (length > 0 && is_blank(header[length - 1]))
             length--;
         int64_t word = 0, word_end;
-        while (word < length && is_space(header[word]))
+        while (word < length && is_blank(header[word]))
             word++;
-        for (word_end = word; word_end < length && !is_space(header[word_end]);)
+        for (word_end = word; word_end < length && !is_blank(header[word_end]);)
             word_end++;
         memcpy(ids + num_id_bytes, header + word, word_end - word);
         num_header_bytes += length;
