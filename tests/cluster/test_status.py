@@ -135,6 +135,22 @@ def test_in_the_queue(
         ("CANCELLED by 1000", "0:15", "its task was cancelled (exit code 0:15)"),
         ("COMPLETED", "0:0", "its task ended without finishing the shard (exit code 0:0)"),
         ("NEW_STATE", "1:0", "its task new_state (exit code 1:0)"),
+        ("FAILED", "1:0", "its task failed (exit code 1:0)"),
+        (
+            "FAILED",
+            "0:53",
+            "its task failed (exit code 0:53): its node could not write its log; "
+            "is the run folder on storage that nodes share?",
+        ),
+        *(
+            (
+                "FAILED",
+                code,
+                f"its task failed (exit code {code}): it was killed, most often for want of memory "
+                "(--memory-gibibytes)",
+            )
+            for code in ("9:0", "0:9", "137:0", "0:125")
+        ),
     ],
 )
 def test_how_its_task_ended(state: str, code: str, reason: str, fakes: Fakes, layout: RunLayout) -> None:
