@@ -42,7 +42,7 @@ FOR_TASKS_ONLY = ("gpu", "gres", "mem", "cpus", "ntasks", "nodes", "exclusive", 
 """Beginnings of options that size a task; the gather job has a size of its own."""
 ANSWER = re.compile(r"(\d+)(;[\w.-]+)?")
 """What `sbatch --parsable` prints: the job's id, and its cluster where there are several."""
-QUEUE_IS_FULL = "temporarily unable to accept job"
+QUEUE_IS_FULL = "sleeping and retrying"
 """sbatch's word where the site has as many jobs as it takes (MaxJobCount): it tries again for two minutes."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -311,6 +312,20 @@ def test_a_limit_of_tasks_holds_over_all_arrays_of_a_run(
 
     wait_for(is_gathered, 120)
     assert most == 2
+
+
+def test_a_site_that_takes_no_more_jobs_is_waited_for_and_told(
+    run: Run, cluster: Cluster, globins: Path, tmp_path: Path
+) -> None:
+    cluster.configure("MaxJobCount=4")
+    run("plan", globins, "--num-shards", 2)
+    full = cluster.ask("sbatch", "--parsable", "--output=/dev/null", "--begin=now+1hour", "--array=0-2", "--wrap=true")
+    timer = threading.Timer(4, cluster.ask, ("scancel", full.strip()))
+    timer.start()
+    done = run("submit", *ON_CPU, *LATER, "--no-gather")
+    timer.join()
+    assert "2 shards submitted" in done.stdout
+    assert "Slurm takes no more jobs just now; sbatch tries again for two minutes" in done.stderr
 
 
 def test_a_run_folder_that_nodes_cannot_write_is_named_as_the_cause(
