@@ -26,7 +26,7 @@ from hpc_embed.cluster.signals import signals_held
 from hpc_embed.cluster.slurm import ask, max_array_size, site_configuration
 from hpc_embed.cluster.submission import Submission, new_submission, submitting
 from hpc_embed.cluster.task import outlook
-from hpc_embed.cluster.whereabouts import Whereabouts, jobs_of, whereabouts
+from hpc_embed.cluster.whereabouts import Whereabouts, jobs_by_token, whereabouts
 from hpc_embed.config import GatherSettings, SubmitSettings, WorkSettings
 from hpc_embed.errors import EnvironmentFault, Interrupted, RunConflict
 from hpc_embed.flags import flags_of
@@ -218,8 +218,8 @@ def _id_in_the_queue(submission: Submission) -> str:
     """By its batch script, where sbatch's answer does not tell."""
     for pause in (0.0, *PAUSES_SECONDS):
         time.sleep(pause)
-        if found := jobs_of(submission.token, submission.user_id):
-            return found[0].job
+        if found := jobs_by_token({submission.token: submission.user_id}):
+            return found[submission.token][0].job
     raise EnvironmentFault(
         "sbatch's answer holds no job id, and the queue has no such job.",
         remedy="Look at `hpc-embed status` in a minute; the same command submits what is not queued.",

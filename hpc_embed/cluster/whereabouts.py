@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -98,9 +98,10 @@ class Endings:
 
 def _with_late_answers(layout: RunLayout, submissions: Sequence[Submission]) -> list[Submission]:
     """Fill in the ids of arrays that Slurm took although sbatch never answered."""
+    found = jobs_by_token({one.token: one.user_id for one in submissions if not one.job})
     complete = []
     for submission in submissions:
-        if not submission.job and (jobs := jobs_of(submission.token, submission.user_id)):
+        if jobs := found.get(submission.token):
             submission = replace(submission, job=jobs[0].job)
             with suppress(OSError):  # another user's run folder: it is looked up again next time
                 submission.write(layout)
@@ -108,14 +109,17 @@ def _with_late_answers(layout: RunLayout, submissions: Sequence[Submission]) -> 
     return complete
 
 
-def jobs_of(token: str, user_id: int) -> list[Element]:
-    """What the queue has of a submission, by the path of its batch script."""
-    return [job for job in elements_of_user(user_id) if _token_of(job.script) == token]
+def jobs_by_token(users: Mapping[str, int]) -> dict[str, list[Element]]:
+    """What the queue has of submissions, given with their users, by the paths of batch scripts: one question a user."""
+    found: dict[str, list[Element]] = {}
+    for job in (job for user in dict.fromkeys(users.values()) for job in elements_of_user(user)):
+        found.setdefault(_token_of(job.script), []).append(job)
+    return {token: found[token] for token in users if token in found}
 
 
 def _jobs_of_damaged(damaged: Sequence[Damaged]) -> list[str]:
-    jobs = [job for one in damaged for job in jobs_of(one.token, one.owner_id) if job.state in ALIVE]
-    return list(dict.fromkeys(job.job for job in jobs))
+    found = jobs_by_token({one.token: one.owner_id for one in damaged})
+    return list(dict.fromkeys(job.job for jobs in found.values() for job in jobs if job.state in ALIVE))
 
 
 def _token_of(script: str) -> str:

@@ -26,7 +26,7 @@ MISSING = ShardStatus("shard-00000", "missing", 10, 0, 0.0, None, "", "", "")
 
 def array(layout: RunLayout, job: str, *tasks: list[int], **facts: object) -> Submission:
     made = new_submission(tasks, "hpc-embed", "here")
-    one = Submission(**{**vars(made), "token": f"20260101-000000-{int(job):08d}", "job": job, **facts})
+    one = Submission(**{**vars(made), "token": f"20260101-000000-{int(job or 0):08d}", "job": job, **facts})
     one.write(layout)
     return one
 

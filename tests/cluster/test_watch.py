@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 
 import pytest
 
+from hpc_embed.cluster.status import run_status
 from hpc_embed.commands import status
 from hpc_embed.config import OutputSettings, RunSettings, StatusSettings
 from hpc_embed.run.layout import RunLayout
@@ -64,3 +66,15 @@ def test_longer_pauses_than_a_minute_are_let_be_and_the_end_is_looked_at_twice_s
     clock.seconds = 0.0
     assert watch(layout, 2.0) == 6
     assert clock.pauses == [2.0]
+
+
+def test_a_look_at_any_number_of_arrays_is_one_question_and_one_a_user_for_those_without_an_answer(
+    fakes: Fakes, layout: RunLayout
+) -> None:
+    for number in range(5):
+        array(layout, str(7 + number), [number])
+        array(layout, "", [10 + number], token=f"20260102-000000-{number:08d}")
+    run_status(planned(*[1] * 15), layout)
+    calls = [call.split("--states=all ")[1].split()[0] for call in fakes.calls("squeue")]
+    assert calls == [f"--user={os.getuid()}", "--jobs=7,8,9,10,11"]
+    assert len(fakes.calls("sacct")) == 1
