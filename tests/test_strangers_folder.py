@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from hpc_embed.cluster.site import Finding
+from hpc_embed.commands import doctor
 from hpc_embed.errors import EnvironmentFault, cannot_import
 from tests.cluster.conftest import Fakes, fakes  # noqa: F401
 from tests.conftest import REPOSITORY
@@ -73,20 +75,17 @@ def test_no_command_runs_them(program: Program) -> None:
     program("export")
 
 
-@pytest.mark.parametrize("option", [None, "--print-script"])
 def test_a_batch_script_that_is_submitted_there_runs_none_of_them(
-    option: str | None,
     program: Program,
     folder: Path,
     fakes: Fakes,  # noqa: F811
 ) -> None:
     fakes.does("srun", 'while [ "${1#--}" != "$1" ]; do shift; done\nexec "$@"')
     program("plan", "in.fasta")
-    printed = program("submit", "--devices", "cpu", "--workers", "1", *([option] if option else [])).stdout
-    script = printed if option else fakes.scripts()[0]
-    (folder / "job.sh").write_text(script)
-    ids = {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0", "PYTHONPATH": f":{REPOSITORY}"}
-    environment = {"PATH": os.environ["PATH"], **ids, "PYTHONPATH": str(REPOSITORY)}
+    program("submit", "--devices", "cpu", "--workers", "1")
+    (folder / "job.sh").write_text(fakes.scripts()[0])
+    ids = {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"}
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), **ids}
     done = subprocess.run(["bash", "job.sh"], cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "1 shards finished" in done.stdout
@@ -123,11 +122,14 @@ def test_packages_of_another_python_are_named_as_the_cause(program: Program, fol
         assert "`unset PYTHONPATH`" in error
 
 
-def test_doctor_names_a_pythonpath_and_its_empty_entry(program: Program, tmp_path: Path) -> None:
-    assert "are they for it?" in program("doctor").stdout
-    (tmp_path / "strangers").rename(tmp_path / "gone")
-    (tmp_path / "strangers").mkdir()
-    assert "its empty entry is the working folder" in program("doctor", PYTHONPATH=f":{REPOSITORY}").stdout
+def test_doctor_names_a_pythonpath_and_its_empty_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {}
+    for path in ("", "/a:/b", ":/a"):
+        monkeypatch.setenv("PYTHONPATH", path)
+        found[path] = list(doctor._pythonpath())
+    well = Finding("PYTHONPATH", True, "/a:/b, before the packages of this Python: are they for it?")
+    ill = Finding("PYTHONPATH", False, ":/a: its empty entry is the working folder, whose files Python runs")
+    assert found == {"": [], "/a:/b": [well], ":/a": [ill]}
 
 
 def test_without_a_pythonpath_it_is_not_blamed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,15 +55,13 @@ class Script(NamedTuple):
 
     def text(self) -> str:
         """The whole of it."""
-        # submitit has its own parameters with underscores, but for this one
-        named = {name if name == "open-mode" else name.replace("-", "_"): value for name, value in self.options.items()}
         executor = _Executor(folder="/")
         executor.update_parameters(
             setup=[*self._first_lines(), *self.setup, *self._last_lines()],
             teardown=_lines_of("requeue.sh"),
             stderr_to_stdout=True,
             use_srun=False,
-            additional_parameters={name: value or True for name, value in named.items()},
+            additional_parameters={name.replace("-", "_"): value or True for name, value in self.options.items()},
         )
         executor.parameters["wckey"] = None  # submitit's own, which a site may not know
         text: str = executor._make_submission_file_text(f"{SRUN} {self.command}", "")
@@ -116,8 +114,8 @@ def job_script(
 
 def plain_script(plan: Plan, layout: RunLayout, settings: SubmitSettings, work: WorkSettings) -> str:
     """A script whose task i embeds shards i * n to i * n + n - 1, those that are done left out by run-task."""
-    check_options(layout, settings)
     settings = with_defaults_of_the_shell(settings)
+    check_options(layout, settings)
     try:
         size = max_array_size()
     except EnvironmentFault:  # printed inside an image, say

@@ -61,9 +61,9 @@ def submit(
     plan: Plan, layout: RunLayout, settings: SubmitSettings, work: WorkSettings, dataset: GatherSettings
 ) -> Submitted:
     """Submit the shards that are neither done, queued nor left aside, and a gather job where none is alive."""
+    settings = with_defaults_of_the_shell(settings)
     check_options(layout, settings)
     refuse_without_slurm()
-    settings = with_defaults_of_the_shell(settings)
     refuse_unloadable(plan)
     with submitting(layout):
         where = whereabouts(layout)
@@ -101,9 +101,9 @@ def refuse_unloadable(plan: Plan) -> None:
 
 def dry_run_text(plan: Plan, layout: RunLayout, settings: SubmitSettings, work: WorkSettings, num_shards: int) -> str:
     """The script of an array over so many shards, or of the first of several arrays."""
+    settings = with_defaults_of_the_shell(settings)
     check_options(layout, settings)
     refuse_without_slurm()
-    settings = with_defaults_of_the_shell(settings)
     num_tasks = max(1, -(-num_shards // settings.shards_per_task))
     options = task_options(gres_of(plan, settings), settings, min(num_tasks, max_array_size()))
     command = _task_command(layout, settings, work, "TOKEN")
