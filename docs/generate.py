@@ -1,4 +1,4 @@
-"""Writes docs/commands.md from the commands' own help: `make docs`."""
+"""Writes docs/commands.md from the commands' own help, and slurm/array.sbatch: `make docs`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from unittest.mock import patch
 
 from hpc_embed.catalogue import COMMANDS
 from hpc_embed.cli import make_parser
+from hpc_embed.cluster.script import template
 
 TARGET = Path(__file__).parent / "commands.md"
+TEMPLATE = Path(__file__).parents[1] / "slurm" / "array.sbatch"
 INTRODUCTION = """# Commands
 Written by `make docs` from the commands' own help; a test holds the two together.
 
@@ -48,3 +50,4 @@ def command_reference() -> str:
 
 if __name__ == "__main__":
     TARGET.write_text(command_reference(), encoding="utf-8")
+    TEMPLATE.write_text(template(), encoding="utf-8")

@@ -18,12 +18,15 @@ from hpc_embed import __version__, progress
 from hpc_embed.arguments import PRINT_CONFIG, CommandParser, HelpFormatter
 from hpc_embed.catalogue import COMMANDS, Command, find_command
 from hpc_embed.errors import (
+    AT_THE_LIMIT,
     FULL_DISK_REMEDY,
     EnvironmentFault,
     HpcEmbedError,
     Interrupted,
     UsageError,
+    cannot_import,
     did_you_mean,
+    is_at_the_limit,
     is_full_disk,
     no_permission,
 )
@@ -43,6 +46,7 @@ EXAMPLES = """
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
+    progress.open_closed_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if "_ARGCOMPLETE" in os.environ:
         from hpc_embed.completion import complete
@@ -69,6 +73,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             progress.let_go(sys.stdout)
             return 0
         _show_traceback()
+        if isinstance(error, ImportError):
+            error = cannot_import(error)
+        if is_at_the_limit(error):
+            error = AT_THE_LIMIT
+        if isinstance(error, EnvironmentFault):
+            progress.say(f"hpc-embed: {error}")
+            return error.exit_code
         if is_full_disk(error):
             place = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
             progress.say(f"hpc-embed: {place}no space left. {FULL_DISK_REMEDY}")

@@ -203,7 +203,7 @@ class StatusSettings:
     watch: bool = False
     """Show it again and again until the run is over: gathered, or nothing of it waits or runs any more."""
     watch_seconds: PositiveFloat = 5.0
-    """How often."""
+    """The first pause between two looks; pauses grow to a minute, to spare Slurm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,7 +271,7 @@ class SubmitSettings:
     time_minutes: PositiveInt = 240
     """Time limit of one start of a task; a shard may take longer, pieces carry on."""
     array_parallelism: NonNegativeInt = 0
-    """Most tasks at once, 0 for no limit."""
+    """Most tasks of a run at once, 0 for no limit. Where it takes several arrays, each waits for those before it."""
     shards_per_task: PositiveInt = 1
     """Shards that one task embeds one after the other with one model load."""
     signal_seconds: PositiveInt = 90

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from difflib import get_close_matches
@@ -64,6 +66,30 @@ FULL_DISK_REMEDY = "Make room; the same command goes on from the last piece."
 def is_full_disk(error: BaseException) -> bool:
     """True where there is no space, or no quota, left."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def cannot_import(error: ImportError) -> EnvironmentFault:
+    """A package that is missing or broken; PYTHONPATH, which a module of another Python may have set, is named."""
+    if path := os.environ.get("PYTHONPATH"):
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        return EnvironmentFault(
+            f"{in_one_line(error)}. PYTHONPATH={path} stands before this Python's own packages.",
+            remedy=f"If that is not for Python {version}, `unset PYTHONPATH` and do this again.",
+        )
+    return EnvironmentFault(f"{in_one_line(error)}.", remedy="Install hpc-embed anew, or try `hpc-embed doctor`.")
+
+
+AT_THE_LIMIT = EnvironmentFault(
+    "this user may start no more processes or threads here (`ulimit -u`).",
+    remedy="Give fewer --workers, or end others; the same command goes on from there.",
+)
+
+
+def is_at_the_limit(error: BaseException) -> bool:
+    """True where the system gives no more threads or processes."""
+    text = str(error)
+    is_thread = isinstance(error, RuntimeError) and "start new thread" in text
+    return is_thread or (isinstance(error, BlockingIOError) and error.errno == errno.EAGAIN and not error.filename)
 
 
 class Incomplete(HpcEmbedError):

@@ -162,6 +162,21 @@ def read_or_not(stream: TextIO) -> Iterator[None]:
         let_go(stream)
 
 
+def open_closed_streams() -> None:
+    """Standard streams that the shell has closed (`>&-`) lead nowhere.
+
+    The next file that is opened would get their number otherwise, and in it what processes print.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free: this one
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+
+
 def let_go(stream: TextIO) -> None:
     """What is still to be written goes nowhere; Python would end with 120 over it."""
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -13,7 +13,19 @@ import hpc_embed
 
 PACKAGE = Path(hpc_embed.__file__).parent
 LAYERS = (
-    ("errors", "families", "registry", "config", "memory", "progress", "screen", "units", "sequences", "__init__"),
+    (
+        "errors",
+        "families",
+        "registry",
+        "config",
+        "flags",
+        "memory",
+        "progress",
+        "screen",
+        "units",
+        "sequences",
+        "__init__",
+    ),
     ("checkpoints",),
     ("run",),
     ("planning",),

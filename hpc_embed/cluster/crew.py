@@ -93,6 +93,11 @@ class Crew:
         Raises Interrupted after a signal to stop, once every worker has published what it finished, and
         EnvironmentFault where no worker can work at all.
         """
+        if multiprocessing.current_process().daemon:
+            raise EnvironmentFault(
+                "workers cannot be started from a daemonic process, such as those of multiprocessing.Pool.",
+                remedy="Call it from the main process, or from one of a concurrent.futures.ProcessPoolExecutor.",
+            )
         waiting = deque(shards)
         with _signals_noted() as received:
             try:

@@ -1,33 +1,25 @@
-"""What sbatch is asked for, through submitit's executor: options checked beforehand, its answer taken whole.
-
-A task runs our own command line rather than one of submitit's pickles: nothing that somebody else could exchange in a
-shared run folder is ever unpickled, and host and image need not have the same Python.
-"""
+"""What sbatch is asked for: options checked beforehand, one table of them for every kind of script; and its answer."""
 
 from __future__ import annotations
 
-import io
 import os
 import re
-import shlex
 import shutil
+import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr
-from importlib.resources import files
 from pathlib import Path
 
-import submitit
-
-from hpc_embed.cluster.array_task import STOP_VARIABLE, WORD_VARIABLE
+from hpc_embed.cluster.environment import environment
 from hpc_embed.cluster.slurm import reason_of
-from hpc_embed.config import SubmitSettings, WorkSettings
+from hpc_embed.config import SubmitSettings
 from hpc_embed.errors import EnvironmentFault, UsageError
+from hpc_embed.progress import note
 from hpc_embed.registry import find_model
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.plan import Plan, read_plan
 
-UNLIMITED = 1_000_000
 OUR_IMAGE = "APPTAINER_CONTAINER"
 """Set by Apptainer to the image that this very process runs in."""
 OWN_FLAGS = {
@@ -48,10 +40,23 @@ OURS = {
 }
 FOR_TASKS_ONLY = ("gpu", "gres", "mem", "cpus", "ntasks", "nodes", "exclusive", "tres", "cores", "sockets", "threads")
 """Beginnings of options that size a task; the gather job has a size of its own."""
+ANSWER = re.compile(r"(\d+)(;[\w.-]+)?")
+"""What `sbatch --parsable` prints: the job's id, and its cluster where there are several."""
+QUEUE_IS_FULL = "sleeping and retrying"
+"""sbatch's word where the site has as many jobs as it takes (MaxJobCount): it tries again for two minutes."""
 
 
 class Refused(EnvironmentFault):
     """sbatch did not take a job, and says why."""
+
+
+def refuse_without_slurm() -> None:
+    """EnvironmentFault where there is nothing to submit to."""
+    if shutil.which("sbatch") is None or shutil.which("srun") is None:
+        raise EnvironmentFault(
+            "sbatch is not on PATH: this is no Slurm machine.",
+            remedy="Submit from a login node, or use `hpc-embed local`.",
+        )
 
 
 def check_options(layout: RunLayout, settings: SubmitSettings) -> None:
@@ -86,42 +91,70 @@ def sbatch_options(settings: SubmitSettings) -> dict[str, str]:
     return {name.lstrip("-").replace("_", "-"): value for name, value in settings.sbatch.items()}
 
 
-def array_executor(plan: Plan, settings: SubmitSettings, work: WorkSettings, folder: Path) -> submitit.SlurmExecutor:
-    """An executor for array tasks whose script and logs lie in `folder`."""
-    return _executor(
-        settings,
-        folder,
-        work.max_tries,
-        partition=settings.partition,
-        job_name=settings.job_name,
-        cpus_per_task=settings.cpus_per_task,
-        mem=f"{settings.memory_gibibytes}GB" if settings.memory_gibibytes else None,
-        gres=gres_of(plan, settings),
-        array_parallelism=settings.array_parallelism or UNLIMITED,
-        options=sbatch_options(settings),
+def task_options(
+    gres: str | None, settings: SubmitSettings, num_elements: int, after: Sequence[str] = ()
+) -> dict[str, str]:
+    """Of an array of tasks, by long names; empty for one without a value. It waits for the jobs `after`."""
+    theirs = sbatch_options(settings)
+    limit = f"%{settings.array_parallelism}" if settings.array_parallelism else ""
+    return _said(
+        {
+            **_options_of_every_job(settings),
+            "array": f"0-{num_elements - 1}{limit}",
+            "job-name": settings.job_name,
+            "partition": settings.partition,
+            "gres": None if any(_sizes_gpus(name, value) for name, value in theirs.items()) else gres,
+            "cpus-per-task": None if "cpus-per-gpu" in theirs else str(settings.cpus_per_task),
+            "mem": f"{settings.memory_gibibytes}G" if settings.memory_gibibytes else None,
+            **theirs,
+            "dependency": _dependency(after, theirs),
+        }
     )
 
 
-def gather_executor(
-    settings: SubmitSettings, folder: Path, memory_mebibytes: int, waits_for: Sequence[str]
-) -> submitit.SlurmExecutor:
-    """An executor for the gather job, which runs once these arrays have ended, whatever became of them."""
-    options = {name: value for name, value in sbatch_options(settings).items() if not name.startswith(FOR_TASKS_ONLY)}
-    theirs = options.pop("dependency", "")
-    ours = "afterany:" + ":".join(waits_for) if waits_for else ""
-    joined = [text for text in (ours, theirs) if text]
-    return _executor(
-        settings,
-        folder,
-        WorkSettings().max_tries,
-        partition=settings.gather_partition or settings.partition,
-        job_name=f"{settings.job_name}-gather",
-        cpus_per_task=2,
-        mem=f"{settings.gather_memory_gibibytes or _gather_gibibytes(memory_mebibytes)}GB",
-        # `?` joins with or, and the two kinds of joining do not mix; the arrays wait for theirs in any case
-        dependency=(ours if ours and "?" in theirs else ",".join(joined)) or None,
-        options=options,
+def gather_options(settings: SubmitSettings, memory_mebibytes: int, after: Sequence[str]) -> dict[str, str]:
+    """Of the gather job, which runs once these arrays have ended, whatever became of them."""
+    theirs = {name: value for name, value in sbatch_options(settings).items() if not name.startswith(FOR_TASKS_ONLY)}
+    return _said(
+        {
+            **_options_of_every_job(settings),
+            "job-name": f"{settings.job_name}-gather",
+            "partition": settings.gather_partition or settings.partition,
+            "cpus-per-task": "2",
+            "mem": f"{settings.gather_memory_gibibytes or _gather_gibibytes(memory_mebibytes)}G",
+            **theirs,
+            "dependency": _dependency(after, theirs),
+        }
     )
+
+
+def _options_of_every_job(settings: SubmitSettings) -> dict[str, str | None]:
+    return {
+        "account": settings.account,
+        "qos": settings.qos,
+        "constraint": settings.constraint,
+        "nodes": "1",
+        "ntasks": "1",
+        "time": str(settings.time_minutes),
+        "signal": f"USR2@{settings.signal_seconds}",
+        "requeue": "",
+    }
+
+
+def _said(options: Mapping[str, str | None]) -> dict[str, str]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _sizes_gpus(name: str, value: str) -> bool:
+    return name.startswith("gpus") or (name.startswith("tres-per-") and "gpu" in value)
+
+
+def _dependency(jobs: Sequence[str], theirs: Mapping[str, str]) -> str | None:
+    """`?` joins with or, and the two kinds of joining do not mix: a gather's arrays wait for theirs in any case."""
+    ours = "afterany:" + ":".join(jobs) if jobs else ""
+    wanted = theirs.get("dependency", "")
+    joined = [text for text in (ours, wanted) if text]
+    return (ours if ours and "?" in wanted else ",".join(joined)) or None
 
 
 def _gather_gibibytes(memory_mebibytes: int) -> int:
@@ -137,90 +170,52 @@ def gres_of(plan: Plan, settings: SubmitSettings) -> str | None:
     return f"gpu:{num_gpus}" if num_gpus else None
 
 
-def _executor(
-    settings: SubmitSettings, folder: Path, max_tries: int, options: Mapping[str, str], **more: object
-) -> submitit.SlurmExecutor:
-    if shutil.which("sbatch") is None or shutil.which("srun") is None:
-        raise EnvironmentFault(
-            "sbatch is not on PATH: this is no Slurm machine.",
-            remedy="Submit from a login node, or use `hpc-embed local`.",
+def hand_in(script: Path) -> str:
+    """Submit a batch script; Slurm's id, empty where the answer holds none. Raises Refused, with sbatch's own words."""
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as answer:
+        sbatch = subprocess.Popen(
+            ["sbatch", "--parsable", str(script)],
+            stdin=subprocess.DEVNULL,
+            stdout=answer,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            env=environment(),
         )
-    executor = submitit.SlurmExecutor(folder=folder)
-    parameters: dict[str, object] = {
-        "account": settings.account,
-        "qos": settings.qos,
-        "constraint": settings.constraint,
-        "time": settings.time_minutes,
-        "signal_delay_s": settings.signal_seconds,
-        "setup": [*opening_lines(settings, folder, max_tries), *settings.setup],
-        "teardown": closing_lines(),
-        "stderr_to_stdout": True,
-        "wckey": None,
-        "additional_parameters": {"requeue": True, **{name: value or True for name, value in options.items()}},
-        **more,
-    }
-    executor.update_parameters(**{name: value for name, value in parameters.items() if value is not None})
-    executor.parameters["wckey"] = None  # submitit's own, which a site may not know
-    return executor
+        complaints = _complaints(sbatch)
+        if sbatch.wait():
+            raise Refused(f"sbatch refused: {reason_of(complaints)}.")
+        answer.seek(0)
+        return id_in(answer.read())
 
 
-def opening_lines(settings: SubmitSettings, folder: Path, max_tries: int) -> list[str]:
-    """First lines of every batch script: what the task and the closing lines need to know."""
-    job = "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}_${SLURM_ARRAY_TASK_ID:-0}"
-    seconds = 60 * settings.time_minutes - settings.signal_seconds
-    return [
-        "export HPC_EMBED_SETTINGS=  # the command below says all; hpc-embed.yaml may have changed since",
-        f"export HPC_EMBED_MAX_TRIES={max_tries}",
-        f'export {WORD_VARIABLE}={shlex.quote(str(folder))}/"{job}.word"',
-        f"export {STOP_VARIABLE}=$(($(date +%s) + {seconds}))",
-        # from 22.05 to 23.02 srun takes no notice of the job's own number of cores
-        'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"',
-        "trap : TERM  # meant for the task; this script has something to do after it",
-    ]
+def _complaints(sbatch: subprocess.Popen[str]) -> str:
+    """All that it prints on standard error, until it ends; a queue that is full is told while sbatch waits."""
+    assert sbatch.stderr is not None
+    lines: list[str] = []
+    with sbatch.stderr:
+        for line in sbatch.stderr:
+            if QUEUE_IS_FULL in line and not any(QUEUE_IS_FULL in before for before in lines):
+                note("Slurm takes no more jobs just now; sbatch tries again for two minutes …")
+            lines.append(line)
+    return "".join(lines)
 
 
-def closing_lines() -> list[str]:
-    """Last lines of every batch script: requeue the task where it has more to do."""
-    return files("hpc_embed.cluster").joinpath("requeue.sh").read_text(encoding="utf-8").splitlines()
-
-
-def hand_in(executor: submitit.SlurmExecutor, command: Sequence[str], num_elements: int | None) -> str:
-    """Submit one job, or an array of so many elements; Slurm's id. Raises Refused, with sbatch's own words."""
-    if num_elements is not None:
-        executor.parameters["map_count"] = num_elements
-    said = io.StringIO()
-    try:
-        with redirect_stderr(said):
-            job = executor._submit_command(shlex.join(command))
-    except submitit.core.utils.FailedJobError as error:
-        raise Refused(f"sbatch refused: {reason_of(str(error))}.") from error
-    return str(job.job_id)
-
-
-def script_text(executor: submitit.SlurmExecutor, command: Sequence[str], num_elements: int) -> str:
-    """The very script that `hand_in` gives to sbatch."""
-    executor.parameters["map_count"] = num_elements
-    text: str = executor._make_submission_file_text(shlex.join(command), "dry-run")
-    return text
+def id_in(answer: str) -> str:
+    """The only line in the form of an id, empty where there are none or several: a site's sbatch may print its news."""
+    found = [match[1] for line in answer.splitlines() if (match := ANSWER.fullmatch(line.strip()))]
+    return found[0] if len(found) == 1 else ""
 
 
 def our_command(settings: SubmitSettings, layout: RunLayout) -> list[str]:
     """hpc-embed as a node calls it: this Python, or the image with all that a task must see."""
     if not settings.image and OUR_IMAGE not in os.environ:
-        return [sys.executable, "-m", "hpc_embed"]
+        return [sys.executable, "-P", "-m", "hpc_embed"]
     image = Path(settings.image or os.environ[OUR_IMAGE]).absolute()
     if settings.image and not image.exists():
         raise UsageError(f"--image {settings.image}: no such image.", remedy="Give the path of hpc_embed.sif.")
     binds = [str(layout.root.resolve()), *_weight_folders(read_plan(layout.plan)), *settings.bind]
     return ["apptainer", "run", "--nv", *(word for bind in binds for word in ("--bind", bind)), str(image)]
-
-
-def flags_of(settings: object) -> list[str]:
-    """Settings as flags, those at their default left out."""
-    default = type(settings)()
-    changed = {name: value for name, value in vars(settings).items() if value != getattr(default, name)}
-    texts = {name: "true" if value is True else str(value) for name, value in changed.items()}
-    return [f"--{name.replace('_', '-')}={text}" for name, text in texts.items()]
 
 
 def _weight_folders(plan: Plan) -> list[str]:

@@ -14,6 +14,7 @@ from datetime import datetime
 from functools import cache
 from typing import NamedTuple
 
+from hpc_embed.cluster.environment import environment
 from hpc_embed.errors import EnvironmentFault
 from hpc_embed.planning.distribution import MAX_SHARDS
 
@@ -171,7 +172,16 @@ def ask(*command: str, tolerate: str = "") -> str:
             remedy="Submit from a login node, or use `hpc-embed local`.",
         )
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=TIMEOUT_SECONDS)
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=True,
+            timeout=TIMEOUT_SECONDS,
+            env=environment(),
+        )
     except subprocess.TimeoutExpired as error:
         raise EnvironmentFault(f"{command[0]} does not answer.", remedy="Try again once Slurm is back.") from error
     except subprocess.CalledProcessError as error:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from hpc_embed.cluster.slurm import Element
 from hpc_embed.cluster.submission import read_submissions
-from hpc_embed.cluster.whereabouts import Whereabouts, endings, whereabouts
+from hpc_embed.cluster.whereabouts import NOT_ENDED, Endings, Whereabouts, whereabouts
 from hpc_embed.errors import EnvironmentFault
 from hpc_embed.run import files
 from hpc_embed.run.faults import patiently
@@ -38,8 +38,9 @@ ENDINGS = {
     "FAILED": "failed",
     "COMPLETED": "ended without finishing the shard",
 }
-NOT_ENDED = ("PENDING", "RUNNING", "REQUEUED", "RESIZING", "SUSPENDED")
-"""What the accounting may still say of an element that the queue has forgotten; no failure."""
+NOT_SEEN = "0:53"
+"""Exit code of an element whose node could not open its log."""
+KILLED = ("9:0", "0:9", "137:0", "0:125")
 
 
 class ShardStatus(NamedTuple):
@@ -82,16 +83,17 @@ class RunStatus(NamedTuple):
         return sum(shard.state == state for shard in self.shards)
 
 
-def run_status(plan: Plan, layout: RunLayout) -> RunStatus:
-    """Look at every shard, and ask Slurm where the run was submitted."""
+def run_status(plan: Plan, layout: RunLayout, endings: Endings | None = None) -> RunStatus:
+    """Look at every shard, and ask Slurm where the run was submitted; `endings` are kept from one look to the next."""
     fault, where = "", None
     try:
         where = whereabouts(layout)
     except EnvironmentFault as error:
         fault = str(error)
     submissions = where.submissions if where else read_submissions(layout)[0]
-    ended = {} if fault else endings(submissions)
     seen = survey(layout, len(plan.shards))
+    left = [i for i in range(len(plan.shards)) if i not in seen.done and where is not None and i not in where.alive]
+    ended = (endings or Endings()).by_shard(submissions, left) if left else {}
     folders = {submission.job: layout.logs / submission.token for submission in submissions}
     return RunStatus(
         run_dir=str(layout.root),
@@ -177,9 +179,18 @@ def _shard_status(
     if ended and ended.state in NOT_ENDED:
         return waiting._replace(reason=f"the accounting says {ended.state}, the queue knows nothing")
     if ended:
-        ending = ENDINGS.get(ended.state, ended.state.lower())
-        return status._replace(state="failed", reason=f"its task {ending} (exit code {ended.detail})")
+        return status._replace(state="failed", reason=f"its task {_ending(ended)}")
     return waiting
+
+
+def _ending(element: Element) -> str:
+    """What the accounting says, and what that means."""
+    text = f"{ENDINGS.get(element.state, element.state.lower())} (exit code {element.detail})"
+    if element.state == "FAILED" and element.detail == NOT_SEEN:
+        return f"{text}: its node could not write its log; is the run folder on storage that nodes share?"
+    if element.state == "FAILED" and element.detail in KILLED:
+        return f"{text}: it was killed, most often for want of memory (--memory-gibibytes)"
+    return text
 
 
 def _log(folders: Mapping[str, Path], element: Element | None) -> str:

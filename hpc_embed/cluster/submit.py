@@ -2,40 +2,43 @@
 
 from __future__ import annotations
 
-import os
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import submitit
-
 from hpc_embed.checkpoints.files import weight_files
+from hpc_embed.cluster.environment import chosen_cluster, with_defaults_of_the_shell
 from hpc_embed.cluster.sbatch import (
     Refused,
-    array_executor,
     check_options,
-    flags_of,
-    gather_executor,
+    gather_options,
+    gres_of,
     hand_in,
     our_command,
-    script_text,
+    refuse_without_slurm,
+    task_options,
 )
+from hpc_embed.cluster.script import job_script
 from hpc_embed.cluster.signals import signals_held
 from hpc_embed.cluster.slurm import ask, max_array_size, site_configuration
 from hpc_embed.cluster.submission import Submission, new_submission, submitting
 from hpc_embed.cluster.task import outlook
-from hpc_embed.cluster.whereabouts import Whereabouts, whereabouts
+from hpc_embed.cluster.whereabouts import Whereabouts, jobs_by_token, whereabouts
 from hpc_embed.config import GatherSettings, SubmitSettings, WorkSettings
 from hpc_embed.errors import EnvironmentFault, Interrupted, RunConflict
+from hpc_embed.flags import flags_of
 from hpc_embed.progress import note
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.plan import Plan
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-OVER_THE_LIMIT = ("SubmitJobLimit", "SubmitJobsLimit", "job submit limit", "array specification")
+PAUSES_SECONDS = (1.0, 3.0)
+"""Before the queue is asked again for what it has just been given."""
+OVER_THE_LIMIT = ("temporarily un", "SubmitJobLimit", "SubmitJobsLimit", "job submit limit", "array specification")
 """sbatch's words where an array has too many elements for this user or site."""
 
 
@@ -58,7 +61,9 @@ def submit(
     plan: Plan, layout: RunLayout, settings: SubmitSettings, work: WorkSettings, dataset: GatherSettings
 ) -> Submitted:
     """Submit the shards that are neither done, queued nor left aside, and a gather job where none is alive."""
+    settings = with_defaults_of_the_shell(settings)
     check_options(layout, settings)
+    refuse_without_slurm()
     refuse_unloadable(plan)
     with submitting(layout):
         where = whereabouts(layout)
@@ -73,7 +78,7 @@ def submit(
         try:
             for tasks in _arrays(todo, settings.shards_per_task):
                 with signals_held(STOP_SIGNALS):  # until Slurm's answer is written down
-                    arrays.append(_submit_array(layout, tasks, plan, settings, work, arrays))
+                    arrays.append(_submit_array(layout, tasks, plan, settings, work, where, arrays))
             if settings.gather and _is_gather_wanted(layout, where, arrays, num_done == len(plan.shards)):
                 with signals_held(STOP_SIGNALS):
                     gather_job = _submit_gather(layout, settings, dataset, where, arrays)
@@ -96,10 +101,13 @@ def refuse_unloadable(plan: Plan) -> None:
 
 def dry_run_text(plan: Plan, layout: RunLayout, settings: SubmitSettings, work: WorkSettings, num_shards: int) -> str:
     """The script of an array over so many shards, or of the first of several arrays."""
+    settings = with_defaults_of_the_shell(settings)
     check_options(layout, settings)
+    refuse_without_slurm()
     num_tasks = max(1, -(-num_shards // settings.shards_per_task))
-    executor = array_executor(plan, settings, work, layout.logs.resolve() / "TOKEN")
-    return script_text(executor, _task_command(layout, settings, work, "TOKEN"), min(num_tasks, max_array_size()))
+    options = task_options(gres_of(plan, settings), settings, min(num_tasks, max_array_size()))
+    command = _task_command(layout, settings, work, "TOKEN")
+    return job_script(options, layout.logs.resolve() / "TOKEN", settings, work.max_tries, command)
 
 
 def _refuse_orphans(where: Whereabouts) -> None:
@@ -135,12 +143,17 @@ def _submit_array(
     plan: Plan,
     settings: SubmitSettings,
     work: WorkSettings,
+    where: Whereabouts,
     before: Sequence[str],
 ) -> str:
+    """Its elements count against --array-parallelism by themselves, so that it waits for the arrays before it."""
     submission = new_submission(tasks, settings.job_name, _cluster())
-    executor = array_executor(plan, settings, work, _log_folder(layout, submission))
+    after = list(dict.fromkeys([*where.jobs, *before])) if settings.array_parallelism else []
+    options = task_options(gres_of(plan, settings), settings, len(tasks), after)
+    folder = _log_folder(layout, submission)
+    command = _task_command(layout, settings, work, submission.token)
     try:
-        return _hand_in(layout, submission, executor, _task_command(layout, settings, work, submission.token))
+        return _hand_in(layout, submission, job_script(options, folder, settings, work.max_tries, command))
     except Refused as error:
         is_too_large = any(words in error.message for words in OVER_THE_LIMIT)
         raise EnvironmentFault(
@@ -171,8 +184,9 @@ def _submit_gather(
     folder = _log_folder(layout, submission)
     command = [*our_command(settings, layout), "gather", "--run-dir", str(layout.root.resolve()), *flags_of(dataset)]
     try:
-        executor = gather_executor(settings, folder, dataset.memory_mebibytes, waits_for)
-        job = _hand_in(layout, submission, executor, command)
+        options = gather_options(settings, dataset.memory_mebibytes, waits_for)
+        text = job_script(options, folder, settings, WorkSettings().max_tries, command)
+        job = _hand_in(layout, submission, text)
     except Refused as error:
         queued = f"arrays {', '.join(waits_for)} are queued and will run" if waits_for else "every shard is done"
         raise EnvironmentFault(
@@ -185,19 +199,31 @@ def _submit_gather(
     return job
 
 
-def _hand_in(
-    layout: RunLayout, submission: Submission, executor: submitit.SlurmExecutor, command: Sequence[str]
-) -> str:
-    """Write the submission down, hand it in, and write down Slurm's id."""
+def _hand_in(layout: RunLayout, submission: Submission, text: str) -> str:
+    """Write the submission down, hand in its batch script, and write down Slurm's id."""
+    script = layout.logs.resolve() / submission.token / "batch.sh"
+    script.write_text(text, encoding="utf-8")
     submission.write(layout)
     try:
-        job = hand_in(executor, command, len(submission.tasks) or None)
+        job = hand_in(script) or _id_in_the_queue(submission)
     except Refused as error:
         if "timed out" not in error.message:  # else it may be in the queue: whereabouts looks for it
             submission.remove(layout)
         raise
     replace(submission, job=job).write(layout)
     return job
+
+
+def _id_in_the_queue(submission: Submission) -> str:
+    """By its batch script, where sbatch's answer does not tell."""
+    for pause in (0.0, *PAUSES_SECONDS):
+        time.sleep(pause)
+        if found := jobs_by_token({submission.token: submission.user_id}):
+            return found[submission.token][0].job
+    raise EnvironmentFault(
+        "sbatch's answer holds no job id, and the queue has no such job.",
+        remedy="Look at `hpc-embed status` in a minute; the same command submits what is not queued.",
+    )
 
 
 def _task_command(layout: RunLayout, settings: SubmitSettings, work: WorkSettings, token: str) -> list[str]:
@@ -214,4 +240,4 @@ def _log_folder(layout: RunLayout, submission: Submission) -> Path:
 
 
 def _cluster() -> str:
-    return os.environ.get("SLURM_CLUSTER_NAME") or site_configuration().get("ClusterName", "")
+    return chosen_cluster() or site_configuration().get("ClusterName", "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +13,10 @@ from hpc_embed.cluster.slurm import ALIVE, Element, elements_of_user, ended_elem
 from hpc_embed.cluster.submission import Damaged, Submission, read_submissions
 from hpc_embed.run.layout import RunLayout
 
-CLOCK_SECONDS = 300.0
-"""How far the clocks of a login node and of the controller may be apart."""
+CLOCK_SECONDS = 86_400.0
+"""How far the clocks of a login node and of the controller may be apart; an id comes again after much longer."""
+NOT_ENDED = ("PENDING", "RUNNING", "REQUEUED", "RESIZING", "SUSPENDED")
+"""What the accounting may still say of an element that the queue has forgotten; no failure."""
 
 
 class Whereabouts(NamedTuple):
@@ -54,7 +56,8 @@ def whereabouts(layout: RunLayout) -> Whereabouts:
     elements = [
         element
         for element in live_elements([job for job in known if job])
-        if _token_of(element.script) == known[element.job].token
+        # an element's own number is asked for as if it were an array's, and answered with another array
+        if element.job in known and _token_of(element.script) == known[element.job].token
     ]
     arrays = [element for element in elements if not known[element.job].is_gather]
     seen = {element.job for element in elements}
@@ -69,18 +72,36 @@ def whereabouts(layout: RunLayout) -> Whereabouts:
     )
 
 
-def endings(submissions: Sequence[Submission]) -> dict[int, Element]:
-    """By shard: how the newest element that had it ended, as far as the accounting tells."""
-    known = {submission.job: submission for submission in submissions if submission.job}
-    elements = [element for element in ended_elements(list(known)) if _is_of(element, known[element.job])]
-    return _by_shard(submissions, elements)
+class Endings:
+    """How elements ended, as far as the accounting tells; of what has ended it is asked once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int], Element] = {}
+
+    def by_shard(self, submissions: Sequence[Submission], shards: Collection[int]) -> dict[int, Element]:
+        """Of these shards: how the newest element that had each ended."""
+        submitted = [one for one in submissions if one.job]
+        newest = {
+            shard: (one.job, task)
+            for one in submitted
+            for task in range(len(one.tasks))
+            for shard in one.shards_of(task)
+        }
+        jobs = {newest[shard][0] for shard in shards if shard in newest and newest[shard] not in self._known}
+        by_job = {one.job: one for one in submitted}
+        asked = ended_elements([job for job in by_job if job in jobs])
+        ours = [element for element in asked if element.job in by_job and _is_of(element, by_job[element.job])]
+        self._known |= {(each.job, each.task): each for each in ours if each.state not in NOT_ENDED}
+        found = _by_shard(submissions, [*self._known.values(), *(each for each in ours if each.state in NOT_ENDED)])
+        return {shard: found[shard] for shard in shards if shard in found}
 
 
 def _with_late_answers(layout: RunLayout, submissions: Sequence[Submission]) -> list[Submission]:
     """Fill in the ids of arrays that Slurm took although sbatch never answered."""
+    found = jobs_by_token({one.token: one.user_id for one in submissions if not one.job})
     complete = []
     for submission in submissions:
-        if not submission.job and (jobs := _jobs_of(submission.token, submission.user_id)):
+        if jobs := found.get(submission.token):
             submission = replace(submission, job=jobs[0].job)
             with suppress(OSError):  # another user's run folder: it is looked up again next time
                 submission.write(layout)
@@ -88,13 +109,17 @@ def _with_late_answers(layout: RunLayout, submissions: Sequence[Submission]) -> 
     return complete
 
 
-def _jobs_of(token: str, user_id: int) -> list[Element]:
-    return [job for job in elements_of_user(user_id) if _token_of(job.script) == token]
+def jobs_by_token(users: Mapping[str, int]) -> dict[str, list[Element]]:
+    """What the queue has of submissions, given with their users, by the paths of batch scripts: one question a user."""
+    found: dict[str, list[Element]] = {}
+    for job in (job for user in dict.fromkeys(users.values()) for job in elements_of_user(user)):
+        found.setdefault(_token_of(job.script), []).append(job)
+    return {token: found[token] for token in users if token in found}
 
 
 def _jobs_of_damaged(damaged: Sequence[Damaged]) -> list[str]:
-    jobs = [job for one in damaged for job in _jobs_of(one.token, one.owner_id) if job.state in ALIVE]
-    return list(dict.fromkeys(job.job for job in jobs))
+    found = jobs_by_token({one.token: one.owner_id for one in damaged})
+    return list(dict.fromkeys(job.job for jobs in found.values() for job in jobs if job.state in ALIVE))
 
 
 def _token_of(script: str) -> str:

@@ -15,7 +15,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hpc_embed.cluster.places import Place
-from hpc_embed.errors import FULL_DISK_REMEDY, EnvironmentFault, HpcEmbedError, Interrupted, in_one_line, is_full_disk
+from hpc_embed.errors import (
+    AT_THE_LIMIT,
+    FULL_DISK_REMEDY,
+    EnvironmentFault,
+    HpcEmbedError,
+    Interrupted,
+    cannot_import,
+    in_one_line,
+    is_at_the_limit,
+    is_full_disk,
+)
 from hpc_embed.progress import Event, WorkerFailed, WorkerStopped
 from hpc_embed.workers.base import BaseEmbeddingWorker
 
@@ -64,6 +74,12 @@ def work(
     except HpcEmbedError as error:
         _end(events, WorkerFailed(str(error), "", error.exit_code))
     except BaseException as error:
+        if isinstance(error, ImportError):
+            error = cannot_import(error)
+        if is_at_the_limit(error):
+            error = AT_THE_LIMIT
+        if isinstance(error, EnvironmentFault):
+            _end(events, WorkerFailed(str(error), "", error.exit_code))
         if is_full_disk(error):
             fault = EnvironmentFault(f"{assignment.outputs.parent}: no space left.", remedy=FULL_DISK_REMEDY)
             _end(events, WorkerFailed(str(fault), "", fault.exit_code))

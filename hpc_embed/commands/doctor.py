@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hpc_embed import __version__
+from hpc_embed.cluster.environment import environment
 from hpc_embed.cluster.rehearsal import rehearse
 from hpc_embed.cluster.site import Finding, describe_site, file_system
 from hpc_embed.commands.printing import print_json, print_table, table_text
@@ -77,6 +78,7 @@ def _site(run_dir: Path) -> list[Finding]:
 def _machine() -> list[Finding]:
     return [
         _python(),
+        *_pythonpath(),
         *map(_package, PACKAGES),
         *_devices(),
         _cores(),
@@ -87,6 +89,15 @@ def _machine() -> list[Finding]:
 
 def _python() -> Finding:
     return Finding("hpc-embed", True, f"{__version__}, Python {platform.python_version()} at {sys.executable}")
+
+
+def _pythonpath() -> Iterator[Finding]:
+    """It stands before this Python's own packages."""
+    path = os.environ.get("PYTHONPATH", "")
+    if path and "" in path.split(os.pathsep):
+        yield Finding("PYTHONPATH", False, f"{path}: its empty entry is the working folder, whose files Python runs")
+    elif path:
+        yield Finding("PYTHONPATH", True, f"{path}, before the packages of this Python: are they for it?")
 
 
 def _package(name: str) -> Finding:
@@ -101,7 +112,8 @@ def _devices() -> list[Finding]:
     """Asked in a process of its own, so that this one stays without torch."""
     if importlib.util.find_spec("torch") is None:
         return [Finding("devices", False, "torch is needed to use a GPU; composition models need none")]
-    probe = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-P", "-c", PROBE]
+    probe = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
     if probe.returncode:
         return [Finding("devices", False, (probe.stderr.strip().splitlines() or ["the probe failed"])[-1])]
     return [Finding(name, is_well, detail) for name, is_well, detail in json.loads(probe.stdout)]

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from hpc_embed.cluster.status import RunStatus, ShardStatus, last_lines, run_status
+from hpc_embed.cluster.whereabouts import Endings
 from hpc_embed.commands.printing import print_json, print_line, print_table
 from hpc_embed.config import OutputSettings, RunSettings, StatusSettings
 from hpc_embed.errors import Incomplete
@@ -14,6 +15,8 @@ from hpc_embed.run.plan import read_plan
 from hpc_embed.units import format_seconds
 
 STATES = ("done", "running", "suspended", "queued", "begun", "missing", "failed")
+SLOWER, MOST_SECONDS = 1.5, 60.0
+"""How much longer each pause is than the one before, and the longest: many may watch, and a run takes hours."""
 LOOKS_UNTIL_OVER = 2
 """A job that is being requeued can be nowhere for a moment."""
 MOST_ROWS = 40
@@ -24,9 +27,11 @@ def run(where: RunSettings, settings: StatusSettings, output: OutputSettings) ->
     """Print the state of every shard, once or until the run is over; the exit code is then 6 where some are missing."""
     layout = RunLayout(Path(where.run_dir))
     plan = read_plan(layout.plan)
+    endings = Endings()
     quiet_looks = 0
+    pause = settings.watch_seconds
     while True:
-        status = run_status(plan, layout)
+        status = run_status(plan, layout, endings)
         if output.json:
             content = {**status._asdict(), "shards": [shard._asdict() for shard in status.shards]}
             print_json(content, one_line=settings.watch)
@@ -40,7 +45,8 @@ def run(where: RunSettings, settings: StatusSettings, output: OutputSettings) ->
         quiet_looks = quiet_looks + 1 if status.is_over else 0
         if (all_done and not status.gather_job) or quiet_looks >= LOOKS_UNTIL_OVER:
             return 0 if all_done else Incomplete.exit_code
-        time.sleep(settings.watch_seconds)
+        time.sleep(settings.watch_seconds if quiet_looks else pause)
+        pause = max(pause, min(SLOWER * pause, MOST_SECONDS))
 
 
 def _clear_screen() -> None:

@@ -53,7 +53,7 @@ class Fakes:
         self.does(
             "sbatch",
             f'n=$(wc -l <"$0.calls")\nif [ "$n" -gt {most} ]; then echo {quote(refusal)} >&2; exit 1; fi\n'
-            f'cat "$1" >"$0.script.$n"\necho "Submitted batch job $(({first} - 1 + n))"\n{afterwards}',
+            f'script=$2\ncat "$script" >"$0.script.$n"\necho "$(({first} - 1 + n))"\n{afterwards}',
         )
 
     def scripts(self) -> list[str]:

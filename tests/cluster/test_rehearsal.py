@@ -37,7 +37,7 @@ class Site:
         self.num_looks = 0
         (fakes.folder / "queue").touch()
         fakes.does("squeue", 'cat "${0%/*}/queue"')
-        fakes.takes_jobs(afterwards='echo "$((100 + n))|0|PENDING|None||$1" >>"${0%/*}/queue"')
+        fakes.takes_jobs(afterwards='echo "$((100 + n))|0|PENDING|None||$script" >>"${0%/*}/queue"')
 
     def go_on(self, seconds: float) -> None:
         """What has come about when the rehearsal looks again."""
@@ -156,7 +156,7 @@ def test_on_a_site_that_works_every_step_is_well_and_nothing_stays(
     assert fakes.calls("scancel")[0] == "101_1"
 
     first, waiting, again, _ = fakes.scripts()
-    assert (options_of(first)["array"], options_of(again)["array"]) == ("0-2%3", "0-0%1")
+    assert (options_of(first)["array"], options_of(again)["array"]) == ("0-2", "0-0")
     assert (options_of(first)["partition"], options_of(first)["time"]) == ("gpu", "10")
     assert {"--devices=cpu", "--workers=1"} <= set(command_of(first))
     assert "--wait-seconds=5.0" in command_of(waiting)

@@ -9,17 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from hpc_embed.cluster.sbatch import check_options, flags_of, gather_executor, gres_of, our_command, script_text
-from hpc_embed.cluster.script import plain_script
-from hpc_embed.cluster.submit import dry_run_text
+from hpc_embed.cluster.sbatch import check_options, gather_options, gres_of, id_in, our_command, task_options
+from hpc_embed.cluster.script import job_script, plain_script
+from hpc_embed.cluster.submit import dry_run_text, submit
 from hpc_embed.config import GatherSettings, SubmitSettings, WorkSettings
 from hpc_embed.errors import EnvironmentFault, UsageError
+from hpc_embed.flags import flags_of
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.plan import Plan
 from tests.cluster.conftest import Fakes, planned
 from tests.conftest import REPOSITORY
 
 CLOSING = (REPOSITORY / "hpc_embed/cluster/requeue.sh").read_text()
+SRUN = ["srun", "--nodes=1", "--ntasks=1", "--cpus-per-task=$hpc_embed_cores", "--export=ALL", "--unbuffered"]
 ESM2 = "esm2_t6_8M"
 EVERYTHING = SubmitSettings(
     partition="gpu",
@@ -45,18 +47,30 @@ def options_of(script: str) -> dict[str, str]:
 
 
 def command_of(script: str) -> list[str]:
+    """What srun runs."""
     line = next(line for line in script.splitlines() if line.startswith("srun "))
-    return shlex.split(line)
+    words = shlex.split(line)
+    assert words[: len(SRUN)] == SRUN
+    return words[len(SRUN) :]
 
 
-def opening(folder: Path, num_tries: int, seconds: int) -> list[str]:
+def first_lines(seconds: int) -> list[str]:
+    return [
+        "trap : TERM  # meant for the task; this script has something to do after it",
+        "hpc_embed_cores=${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_ON_NODE:-1}}",
+        f"export HPC_EMBED_STOP_AT=$(($(date +%s) + {seconds}))",
+    ]
+
+
+def last_lines(folder: Path, num_tries: int) -> list[str]:
     return [
         "export HPC_EMBED_SETTINGS=  # the command below says all; hpc-embed.yaml may have changed since",
         f"export HPC_EMBED_MAX_TRIES={num_tries}",
         f'export HPC_EMBED_WORD={folder}/"${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}_${{SLURM_ARRAY_TASK_ID:-0}}.word"',
-        f"export HPC_EMBED_STOP_AT=$(($(date +%s) + {seconds}))",
-        'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"',
-        "trap : TERM  # meant for the task; this script has something to do after it",
+        *(REPOSITORY / "hpc_embed/cluster/before_task.sh").read_text().splitlines(),
+        "",
+        "# command",
+        "export SUBMITIT_EXECUTOR=slurm",
     ]
 
 
@@ -66,22 +80,22 @@ def opening(folder: Path, num_tries: int, seconds: int) -> list[str]:
 def test_an_array_asks_for_little_where_nothing_is_said(fakes: Fakes, layout: RunLayout) -> None:
     script = dry_run_text(planned(1, 1, 1), layout, SubmitSettings(), WorkSettings(), 3)
     assert options_of(script) == {
-        "array": "0-2%3",
+        "array": "0-2",
         "cpus-per-task": "4",
         "job-name": "hpc-embed",
         "nodes": "1",
+        "ntasks": "1",
         "open-mode": "append",
         "output": f"{layout.logs}/TOKEN/%A_%a_0_log.out",
         "requeue": "",
         "signal": "USR2@90",
         "time": "240",
     }
-    lines = opening(layout.logs / "TOKEN", 3, 240 * 60 - 90)
-    assert "\n".join(["# setup", *lines, ""]) in script
+    lines = [*first_lines(240 * 60 - 90), *last_lines(layout.logs / "TOKEN", 3)]
+    assert "\n".join(["# setup", *lines, "srun"]) in script
     assert script.rstrip("\n").endswith(CLOSING.rstrip("\n"))
     assert command_of(script) == [
-        *("srun", "--unbuffered", "--output", f"{layout.logs}/TOKEN/%A_%a_%t_log.out"),
-        *(sys.executable, "-m", "hpc_embed", "run-task", "--run-dir", str(layout.root), "--submission", "TOKEN"),
+        *(sys.executable, "-P", "-m", "hpc_embed", "run-task", "--run-dir", str(layout.root), "--submission", "TOKEN"),
     ]
 
 
@@ -97,8 +111,9 @@ def test_all_that_is_said_reaches_sbatch(fakes: Fakes, layout: RunLayout) -> Non
         "gres": "gpu:2",
         "job-name": "my job",
         "mail-user": "anna@lab",
-        "mem": "32GB",
+        "mem": "32G",
         "nodes": "1",
+        "ntasks": "1",
         "open-mode": "append",
         "output": f"{layout.logs}/TOKEN/%A_%a_0_log.out",
         "partition": "gpu",
@@ -107,14 +122,14 @@ def test_all_that_is_said_reaches_sbatch(fakes: Fakes, layout: RunLayout) -> Non
         "signal": "USR2@120",
         "time": "30",
     }
-    setup = [*opening(layout.logs / "TOKEN", 5, 30 * 60 - 120), "module load cuda", "ulimit -n 4096"]
-    assert "\n".join(["# setup", *setup, ""]) in script
-    assert command_of(script)[-3:] == ["--devices=0,1", "--max-tries=5", "--retry-failed=true"]
+    setup = [*first_lines(30 * 60 - 120), "module load cuda", "ulimit -n 4096", *last_lines(layout.logs / "TOKEN", 5)]
+    assert "\n".join(["# setup", *setup, "srun"]) in script
+    assert command_of(script)[-3:] == ["--devices=0,1", "--max-tries=5", "--retry-failed"]
 
 
 @pytest.mark.parametrize(
     ("num_shards", "per_task", "array"),
-    [(1, 1, "0-0%1"), (0, 1, "0-0%1"), (7, 2, "0-3%4"), (8, 4, "0-1%2"), (9, 4, "0-2%3"), (2000, 1, "0-1000%1001")],
+    [(1, 1, "0-0"), (0, 1, "0-0"), (7, 2, "0-3"), (8, 4, "0-1"), (9, 4, "0-2"), (2000, 1, "0-1000")],
 )
 def test_elements_of_the_first_array(
     num_shards: int, per_task: int, array: str, fakes: Fakes, layout: RunLayout
@@ -126,7 +141,7 @@ def test_elements_of_the_first_array(
 def test_an_array_without_a_limit_has_all_its_elements_at_once(fakes: Fakes, layout: RunLayout) -> None:
     fakes.says("scontrol", "MaxArraySize = 4000001\n")
     script = dry_run_text(planned(1), layout, SubmitSettings(), WorkSettings(), 300_000)
-    assert options_of(script)["array"] == "0-299999%300000"
+    assert options_of(script)["array"] == "0-299999"
 
 
 @pytest.mark.parametrize(
@@ -225,13 +240,13 @@ def test_other_options_are_not(settings: SubmitSettings, layout: RunLayout) -> N
 
 
 def gather_script(settings: SubmitSettings, folder: Path, memory_mebibytes: int = 2048, *waits_for: str) -> str:
-    return script_text(gather_executor(settings, folder, memory_mebibytes, waits_for), ["true"], 1)
+    return job_script(gather_options(settings, memory_mebibytes, waits_for), folder, settings, 3, ["true"])
 
 
 def test_the_gather_job_is_sized_by_itself(fakes: Fakes, tmp_path: Path) -> None:
     script = gather_script(EVERYTHING, tmp_path, 2048, "7", "9")
     options = options_of(script)
-    del options["array"], options["output"]
+    assert options.pop("output") == f"{tmp_path}/%j_0_log.out"
     assert options == {
         "account": "lab",
         "constraint": "a100|h100",
@@ -239,8 +254,9 @@ def test_the_gather_job_is_sized_by_itself(fakes: Fakes, tmp_path: Path) -> None
         "dependency": "afterany:7:9",
         "job-name": "my job-gather",
         "mail-user": "anna@lab",
-        "mem": "3GB",
+        "mem": "3G",
         "nodes": "1",
+        "ntasks": "1",
         "open-mode": "append",
         "partition": "gpu",
         "qos": "long",
@@ -248,18 +264,18 @@ def test_the_gather_job_is_sized_by_itself(fakes: Fakes, tmp_path: Path) -> None
         "signal": "USR2@120",
         "time": "30",
     }
-    assert "\n".join(["# setup", *opening(tmp_path, 3, 30 * 60 - 120), "module load cuda"]) in script
+    assert "\n".join(["# setup", *first_lines(30 * 60 - 120), "module load cuda"]) in script
 
 
 @pytest.mark.parametrize(
     ("mebibytes", "gibibytes", "memory"),
     [
-        (2048, None, "3GB"),
-        (2049, None, "4GB"),
-        (512, None, "2GB"),
-        (1, None, "2GB"),
-        (1025, None, "3GB"),
-        (2048, 7, "7GB"),
+        (2048, None, "3G"),
+        (2049, None, "4G"),
+        (512, None, "2G"),
+        (1, None, "2G"),
+        (1025, None, "3G"),
+        (2048, 7, "7G"),
     ],
 )
 def test_memory_of_the_gather_job(
@@ -308,13 +324,73 @@ def test_what_sizes_a_task_is_not_for_the_gather_job(name: str, fakes: Fakes, la
     assert (gather.get(name), gather["nice"]) == ("1" if name == "nodes" else None, "5")
 
 
+# ---- what sizes a task, and how many there are at once
+
+
+@pytest.mark.parametrize("option", ["gpus", "gpus-per-task", "gpus-per-node", "gpus-per-socket"])
+def test_gpus_that_are_asked_for_in_another_way_are_not_asked_for_twice(option: str) -> None:
+    options = task_options("gpu:1", SubmitSettings(sbatch={option: "1"}), 1)
+    assert (options[option], "gres" in options, options["ntasks"]) == ("1", False, "1")
+    assert task_options("gpu:1", SubmitSettings(sbatch={"gpu-bind": "none"}), 1)["gres"] == "gpu:1"
+    assert "gres" not in task_options("gpu:1", SubmitSettings(sbatch={"tres-per-task": "gres/gpu:2"}), 1)
+    assert task_options("gpu:1", SubmitSettings(sbatch={"tres-per-task": "license/x"}), 1)["gres"] == "gpu:1"
+
+
+def test_cores_by_the_gpu_are_instead_of_those_by_the_task() -> None:
+    options = task_options("gpu:1", SubmitSettings(sbatch={"gpus-per-task": "1", "cpus-per-gpu": "6"}), 1)
+    assert (options["cpus-per-gpu"], "cpus-per-task" in options) == ("6", False)
+
+
+@pytest.mark.parametrize(
+    ("limit", "theirs", "dependency"),
+    [(0, "", None), (2, "", "afterany:7:8"), (2, "singleton", "afterany:7:8,singleton"), (0, "afterok:5", "afterok:5")],
+)
+def test_a_limit_of_tasks_holds_over_arrays_since_each_waits_for_the_others(
+    limit: int, theirs: str, dependency: str | None, fakes: Fakes, layout: RunLayout
+) -> None:
+    fakes.says("scontrol", "MaxArraySize = 2\nClusterName = here\n")
+    fakes.takes_jobs(first=7)
+    options = {"dependency": theirs} if theirs else {}
+    submit(
+        planned(*[1] * 5),
+        layout,
+        SubmitSettings(array_parallelism=limit, sbatch=options),
+        WorkSettings(),
+        GatherSettings(),
+    )
+    arrays = [options_of(script) for script in fakes.scripts()[:3]]
+    assert arrays[2].get("dependency") == dependency
+    assert [each["array"] for each in arrays] == (
+        [f"0-1%{limit}"] * 2 + [f"0-0%{limit}"] if limit else ["0-1", "0-1", "0-0"]
+    )
+
+
+# ---- sbatch's answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("804\n", "804"),
+        ("804;cluster-1\n", "804"),
+        ("price per job 3 EUR\n804\nhave a nice day\n", "804"),
+        ("3\n804\n", ""),
+        ("Submitted batch job 804\n", ""),
+        ("", ""),
+        ("-1\n", ""),
+    ],
+)
+def test_an_id_is_known_by_its_form(answer: str, expected: str) -> None:
+    assert id_in(answer) == expected
+
+
 # ---- the command
 
 
 def test_settings_as_flags() -> None:
     assert flags_of(WorkSettings()) == []
     assert flags_of(WorkSettings(devices="cpu", workers=1, piece_seconds=0.5, force_precision=True)) == [
-        *("--devices=cpu", "--workers=1", "--piece-seconds=0.5", "--force-precision=true"),
+        *("--devices=cpu", "--workers=1", "--piece-seconds=0.5", "--force-precision"),
     ]
     assert flags_of(GatherSettings(dtype="float16", wait_seconds=0.0)) == ["--dtype=float16", "--wait-seconds=0.0"]
 
@@ -327,7 +403,7 @@ def with_plan(layout: RunLayout, folder: Path | None = None) -> Plan:
 
 def test_a_node_calls_this_python(layout: RunLayout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("APPTAINER_CONTAINER", raising=False)
-    assert our_command(SubmitSettings(), layout) == [sys.executable, "-m", "hpc_embed"]
+    assert our_command(SubmitSettings(), layout) == [sys.executable, "-P", "-m", "hpc_embed"]
 
 
 def test_an_image_sees_the_run_folder_the_weights_and_where_they_are_links_to(
@@ -355,7 +431,7 @@ def test_from_within_an_image_the_nodes_run_that_image(
     command = ["apptainer", "run", "--nv", "--bind", str(layout.root), "/images/this.sif"]
     assert our_command(SubmitSettings(), layout) == command
     script = plain_script(planned(1), layout, SubmitSettings(), WorkSettings())
-    assert command_of(script)[1:8] == [*command, "run-task"]
+    assert command_of(script)[:7] == [*command, "run-task"]
 
 
 def test_an_image_that_is_not_there_is_refused(
@@ -377,31 +453,38 @@ def test_a_plain_script_from_its_first_to_its_last_line(
     settings, work = EVERYTHING, WorkSettings(devices="cpu", max_tries=5)
     lines = [
         "#!/bin/bash",
-        "#SBATCH --job-name='my job'",
-        "#SBATCH --array=0-3%2",
-        "#SBATCH --partition=gpu",
+        "",
+        "# Parameters",
         "#SBATCH --account=lab",
-        "#SBATCH --qos=long",
+        "#SBATCH --array=0-3%2",
         "#SBATCH --constraint='a100|h100'",
-        "#SBATCH --gres=gpu:2",
-        "#SBATCH --ntasks=1",
         "#SBATCH --cpus-per-task=8",
+        "#SBATCH --exclusive",
+        "#SBATCH --gres=gpu:2",
+        "#SBATCH --job-name='my job'",
+        "#SBATCH --mail-user=anna@lab",
         "#SBATCH --mem=32G",
-        "#SBATCH --time=30",
-        "#SBATCH --signal=USR2@120",
+        "#SBATCH --nodes=1",
+        "#SBATCH --ntasks=1",
         "#SBATCH --open-mode=append",
         f"#SBATCH --output={layout.logs}/%A_%a.log",
-        "#SBATCH --mail-user=anna@lab",
-        "#SBATCH --exclusive",
+        "#SBATCH --partition=gpu",
+        "#SBATCH --qos=long",
         "#SBATCH --requeue",
+        "#SBATCH --signal=USR2@120",
+        "#SBATCH --time=30",
         "",
-        *opening(layout.logs, 5, 30 * 60 - 120),
+        "# setup",
+        *first_lines(30 * 60 - 120),
         "module load cuda",
         "ulimit -n 4096",
         "first=$((SLURM_ARRAY_TASK_ID * 1))",
         "last=$((first + 0 < 3 ? first + 0 : 3))",
-        f"srun {sys.executable} -m hpc_embed run-task --run-dir {layout.root} --devices=cpu --max-tries=5"
+        *last_lines(layout.logs, 5),
+        'srun --nodes=1 --ntasks=1 --cpus-per-task="$hpc_embed_cores" --export=ALL --unbuffered '
+        f"{sys.executable} -P -m hpc_embed run-task --run-dir {layout.root} --devices=cpu --max-tries=5"
         ' --shards "$first-$last"',
+        *("", "", "# teardown"),
     ]
     assert plain_script(planned(1, 1, 1, 1), layout, settings, work) == "\n".join(lines) + "\n" + CLOSING
 
@@ -434,6 +517,7 @@ def test_a_plain_script_asks_for_nothing_that_was_not_said_and_needs_no_slurm(
     assert options_of(script) == {
         "job-name": "hpc-embed",
         "array": "0-500",
+        "nodes": "1",
         "ntasks": "1",
         "cpus-per-task": "4",
         "time": "240",

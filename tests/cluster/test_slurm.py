@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from hpc_embed.cluster import slurm
 from hpc_embed.cluster.slurm import Element, format_ranges, parse_ranges, reason_of
 from hpc_embed.cluster.submission import Submission, new_submission, read_submission, read_submissions
-from hpc_embed.cluster.whereabouts import endings, whereabouts
+from hpc_embed.cluster.whereabouts import Endings, whereabouts
 from hpc_embed.errors import EnvironmentFault, RunConflict
 from hpc_embed.run.layout import RunLayout
 from tests.cluster.conftest import Fakes
@@ -149,7 +150,37 @@ def test_ended_elements_of_another_name_time_or_cluster_are_not_ours(fakes: Fake
         "8_0|FAILED|1:0|hpc-embed|here|2001-01-01T00:00:00",
     ]
     fakes.says("sacct", "\n".join(lines) + "\n")
-    assert set(endings(submissions)) == {0}
+    assert set(Endings().by_shard(submissions, range(4))) == {0}
+
+
+def test_a_clock_ten_minutes_ahead_makes_no_stranger_of_an_element(fakes: Fakes, layout: RunLayout) -> None:
+    submission = submitted(layout, "5", [0], submitted=datetime.fromisoformat("2026-01-01T12:10:00").timestamp())
+    fakes.says("sacct", "5_0|FAILED|1:0|hpc-embed|here|2026-01-01T12:00:00\n")
+    assert set(Endings().by_shard([submission], [0])) == {0}
+
+
+def test_elements_of_another_array_that_slurm_answers_with_are_passed_over(fakes: Fakes, layout: RunLayout) -> None:
+    """Asked for 805, which is the own number of an element of 804, squeue answers with all of that."""
+    ours = submitted(layout, "805", [0])
+    fakes.says("squeue", f"804|0|RUNNING|None|node1|/home/other/job.sh\n804|1|RUNNING|None|n|{script(layout, ours)}\n")
+    fakes.says("sacct", "804_1|FAILED|1:0|hpc-embed|here|2099-01-01T00:00:00\n")
+    assert whereabouts(layout).alive == {}
+    assert Endings().by_shard([ours], [0]) == {}
+
+
+def test_an_ending_is_asked_for_once_and_only_where_it_is_wanted(fakes: Fakes, layout: RunLayout) -> None:
+    submissions = [submitted(layout, "7", [0, 1], [2]), submitted(layout, "8", [3]), submitted(layout, "9", [3])]
+    lines = ["7_0|FAILED|1:0", "7_1|RUNNING|0:0", "8_0|FAILED|1:0"]
+    fakes.says("sacct", "".join(f"{line}|hpc-embed|here|2099-01-01T00:00:00\n" for line in lines))
+    endings = Endings()
+    assert endings.by_shard(submissions, []) == {}
+    assert fakes.calls("sacct") == []
+    assert [set(endings.by_shard(submissions, [1])) for _ in range(3)] == [{1}] * 3
+    assert len(fakes.calls("sacct")) == 1, "what has ended stays so"
+    assert [endings.by_shard(submissions, [2])[2].state for _ in range(2)] == ["RUNNING"] * 2
+    assert len(fakes.calls("sacct")) == 3
+    assert endings.by_shard(submissions, [3])[3].job == "8", "until the accounting knows the newest"
+    assert [call.split()[2] for call in fakes.calls("sacct")] == ["--jobs=7"] * 3 + ["--jobs=9"]
 
 
 def test_an_array_without_an_answer_is_looked_up_by_its_token(fakes: Fakes, layout: RunLayout) -> None:

@@ -26,7 +26,7 @@ MISSING = ShardStatus("shard-00000", "missing", 10, 0, 0.0, None, "", "", "")
 
 def array(layout: RunLayout, job: str, *tasks: list[int], **facts: object) -> Submission:
     made = new_submission(tasks, "hpc-embed", "here")
-    one = Submission(**{**vars(made), "token": f"20260101-000000-{int(job):08d}", "job": job, **facts})
+    one = Submission(**{**vars(made), "token": f"20260101-000000-{int(job or 0):08d}", "job": job, **facts})
     one.write(layout)
     return one
 
@@ -135,6 +135,22 @@ def test_in_the_queue(
         ("CANCELLED by 1000", "0:15", "its task was cancelled (exit code 0:15)"),
         ("COMPLETED", "0:0", "its task ended without finishing the shard (exit code 0:0)"),
         ("NEW_STATE", "1:0", "its task new_state (exit code 1:0)"),
+        ("FAILED", "1:0", "its task failed (exit code 1:0)"),
+        (
+            "FAILED",
+            "0:53",
+            "its task failed (exit code 0:53): its node could not write its log; "
+            "is the run folder on storage that nodes share?",
+        ),
+        *(
+            (
+                "FAILED",
+                code,
+                f"its task failed (exit code {code}): it was killed, most often for want of memory "
+                "(--memory-gibibytes)",
+            )
+            for code in ("9:0", "0:9", "137:0", "0:125")
+        ),
     ],
 )
 def test_how_its_task_ended(state: str, code: str, reason: str, fakes: Fakes, layout: RunLayout) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from hpc_embed.cluster import submit as submitting_module
 from hpc_embed.cluster.submission import Submission, new_submission, read_submissions
 from hpc_embed.cluster.submit import Submitted, submit
 from hpc_embed.config import GatherSettings, SubmitSettings, WorkSettings
@@ -61,9 +62,9 @@ def test_all_shards_of_a_fresh_run_and_a_gather_job_that_waits_for_them(fakes: F
     assert done == GIVEN._replace(num_submitted=3, arrays=("101",), gather_job="102")
     assert written(layout) == {"101": ("0", "1", "2"), "102": ()}
     array, gather = fakes.scripts()
-    assert options_of(array)["array"] == "0-2%3"
+    assert options_of(array)["array"] == "0-2"
     assert options_of(gather)["dependency"] == "afterany:101"
-    assert options_of(gather)["mem"] == "5GB"
+    assert options_of(gather)["mem"] == "5G"
     assert "array" not in options_of(gather)
     token = next(one.token for one in read_submissions(layout)[0] if one.tasks)
     assert command_of(array)[-6:] == [
@@ -84,7 +85,7 @@ def test_scripts_and_logs_lie_in_a_folder_by_the_token_for_the_submitter_alone_t
         assert options_of(script)["output"].startswith(f"{folder}/")
         assert folder.stat().st_mode & 0o022 == 0
         assert folder.stat().st_mode & 0o700 == 0o700
-        assert list(folder.glob(".submission_file_*.sh"))
+        assert (folder / "batch.sh").read_text() == script
 
 
 def test_what_is_done_queued_or_failed_too_often_is_left_out(fakes: Fakes, layout: RunLayout) -> None:
@@ -130,20 +131,22 @@ def test_arrays_are_as_large_as_the_site_allows(
     assert done.num_submitted == 5
     assert [written(layout)[job] for job in done.arrays] == arrays
     assert [options_of(script).get("array") for script in fakes.scripts()] == [
-        *(f"0-{len(tasks) - 1}%{len(tasks)}" for tasks in arrays),
+        *(f"0-{len(tasks) - 1}" for tasks in arrays),
         None,
     ]
     assert options_of(fakes.scripts()[-1])["dependency"] == "afterany:" + ":".join(done.arrays)
 
 
-@pytest.mark.parametrize("named", ["there", ""])
+@pytest.mark.parametrize("variable", ["SLURM_CLUSTERS", "SBATCH_CLUSTERS", "SLURM_CLUSTER_NAME"])
 def test_a_submission_tells_whose_it_is_and_on_which_cluster(
-    named: str, fakes: Fakes, layout: RunLayout, monkeypatch: pytest.MonkeyPatch
+    variable: str, fakes: Fakes, layout: RunLayout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SLURM_CLUSTER_NAME", named)
+    """That of the job in which one submits is not chosen."""
+    monkeypatch.setenv(variable, "there")
     submitting(planned(1), layout, SubmitSettings(job_name="mine"))
     told = [(one.job_name, one.cluster) for one in read_submissions(layout)[0]]
-    assert sorted(told) == [("mine", named or "here"), ("mine-gather", named or "here")]
+    cluster = "here" if variable == "SLURM_CLUSTER_NAME" else "there"
+    assert sorted(told) == [("mine", cluster), ("mine-gather", cluster)]
 
 
 # ---- the gather job
@@ -263,7 +266,7 @@ def test_an_array_without_an_answer_is_not_forgotten(fakes: Fakes, layout: RunLa
 
 def test_ctrl_c_waits_for_slurms_answer(fakes: Fakes, layout: RunLayout) -> None:
     fakes.says("scontrol", "MaxArraySize = 1\nClusterName = here\n")
-    fakes.does("sbatch", 'kill -INT "$PPID"\nsleep 0.05\necho "Submitted batch job 101"')
+    fakes.does("sbatch", 'kill -INT "$PPID"\nsleep 0.05\necho 101')
     with pytest.raises(Interrupted, match=r"Queued already: 101\."):
         submitting(planned(1, 1), layout)
     assert written(layout) == {"101": ("0",)}
@@ -280,6 +283,44 @@ def test_weights_that_are_gone_are_told_before_anything_is_submitted(
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.safetensors").touch()
     assert submitting(plan, layout).num_submitted == 1
+
+
+# ---- answers of sbatch
+
+
+@pytest.mark.parametrize("answer", ["Submitted batch job 3", "3\n101", ""])
+def test_an_array_is_found_by_its_script_where_the_answer_does_not_tell(
+    answer: str, fakes: Fakes, layout: RunLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submitting_module, "PAUSES_SECONDS", (0.0,))
+    queued = 'echo "101|0|PENDING|None||$2" >"${0%/*}/queue"'
+    fakes.does("sbatch", f'[ -e "${{0%/*}}/queue" ] || {queued}\nprintf {answer!r}')
+    fakes.does("squeue", 'cat "${0%/*}/queue" 2>/dev/null')
+    assert submitting(planned(1), layout, SubmitSettings(gather=False)).arrays == ("101",)
+    assert written(layout) == {"101": ("0",)}
+
+
+def test_an_answer_without_an_id_and_no_such_job_is_told_and_stays_on_record(
+    fakes: Fakes, layout: RunLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submitting_module, "PAUSES_SECONDS", (0.0,))
+    fakes.says("sbatch", "Welcome!\n")
+    with pytest.raises(EnvironmentFault, match="holds no job id, and the queue has no such job"):
+        submitting(planned(1), layout)
+    assert written(layout) == {"": ("0",)}
+
+
+def test_a_queue_that_is_full_is_told_while_sbatch_waits(
+    fakes: Fakes, layout: RunLayout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying."
+    fakes.does("sbatch", f"echo '{again}' >&2; echo '{again}' >&2; echo 101")
+    assert submitting(planned(1), layout, SubmitSettings(gather=False)).arrays == ("101",)
+    assert capsys.readouterr().err == "Slurm takes no more jobs just now; sbatch tries again for two minutes …\n"
+    last = "sbatch: error: Batch job submission failed: Slurm temporarily unable to accept job, sleeping and retrying"
+    fakes.does("sbatch", f"echo '{last}' >&2; exit 1")
+    with pytest.raises(EnvironmentFault, match="submit again when others have ended"):
+        submitting(planned(1, 1), layout)
 
 
 # ---- what others have submitted

@@ -58,7 +58,12 @@ def test_the_cuda_lock_brings_cuda_and_the_cpu_lock_does_not() -> None:
 
 def test_weights_stay_outside_and_the_callers_python_too() -> None:
     assert "HF_HOME=" not in DEFINITION
-    for line in ("export PYTHONNOUSERSITE=1", "export PYTHONPATH= PYTHONHOME=", 'exec hpc-embed "$@"'):
+    for line in (
+        "export PYTHONNOUSERSITE=1",
+        "export PYTHONSAFEPATH=1",
+        "export PYTHONPATH= PYTHONHOME=",
+        'exec hpc-embed "$@"',
+    ):
         assert line in DEFINITION
 
 
