@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -16,8 +15,8 @@ from hpc_embed.registry import WITH_SPECIAL
 from hpc_embed.results.windows import WindowVectors
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.outputs import Outputs
+from hpc_embed.run.parquet import with_metadata
 from hpc_embed.run.rows import ranges
-from hpc_embed.run.vectors import METADATA_KEY
 from hpc_embed.sequences.windows import places
 
 NUMBERS = {"float32": pa.float32(), "float16": pa.float16()}
@@ -83,7 +82,7 @@ def dataset_schema(
         ("reason", pa.string()),
         *([] if holds_vectors else [("windows", pa.list_(pa.int64()))]),
     ]
-    return pa.schema(columns, metadata={METADATA_KEY: json.dumps(metadata).encode("utf-8")})
+    return with_metadata(pa.schema(columns), {**metadata, "dimension": dimension // outputs.width})
 
 
 def by_window(batch: pa.RecordBatch, max_residues: int | None, stride: int | None = None) -> pa.RecordBatch:

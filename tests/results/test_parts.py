@@ -257,5 +257,5 @@ def test_columns_have_the_names_and_types_that_readers_know(dtype: str) -> None:
         pa.string(),
         pa.int32(),
     ]
-    assert schema.metadata == {b"hpc_embed": b'{"model": "m"}'}
+    assert schema.metadata == {b"hpc_embed": b'{"model": "m", "dimension": 4}'}
     assert "windows" in dataset_schema(4, dtype, {}, outputs, holds_vectors=False).names
