@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from hpc_embed.errors import RunConflict
+from hpc_embed.errors import BadInput, RunConflict
 from hpc_embed.registry import WITH_SPECIAL
+from hpc_embed.results.narrowing import DoesNotHold, narrowed
 from hpc_embed.results.windows import WindowVectors
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.outputs import Outputs
@@ -171,7 +172,10 @@ def number_type(schema: pa.Schema, name: str) -> pa.DataType:
 
 
 def dataset_table(batch: pa.RecordBatch, rows: Rows, schema: pa.Schema) -> pa.Table:
-    """Records, and what they have, as the dataset's schema wants them."""
+    """Records, and what they have, as the dataset's schema wants them.
+
+    Raises BadInput, naming the record, for a vector that the schema's numbers do not hold.
+    """
     statuses, reasons = batch["status"], batch["reason"]
     if rows.failures:
         statuses = pa.array(["failed" if at in rows.failures else old for at, old in enumerate(statuses.to_pylist())])
@@ -180,23 +184,34 @@ def dataset_table(batch: pa.RecordBatch, rows: Rows, schema: pa.Schema) -> pa.Ta
     if "num_windows" not in batch.schema.names:
         made["num_windows"] = batch["windows"].value_lengths()
     names = [name for name in schema.names if name.startswith("embedding")]
-    made |= {name: embedding_column(rows.columns[at], schema, name) for at, name in enumerate(names)}
+    made |= {name: _embeddings_of(batch, rows.columns[at], schema, name) for at, name in enumerate(names)}
     if "windows" in schema.names:
         made["windows"] = batch["windows"].cast(schema.field("windows").type)
     return pa.Table.from_arrays([made[name] if name in made else batch[name] for name in schema.names], schema=schema)
 
 
+def _embeddings_of(batch: pa.RecordBatch, column: Vectors, schema: pa.Schema, name: str) -> pa.Array:
+    try:
+        return embedding_column(column, schema, name)
+    except DoesNotHold as error:
+        at = int(np.searchsorted(np.cumsum(column.num_rows_N), error.row, side="right"))
+        raise BadInput(
+            f"record {batch['id'][at]} (ordinal {batch['ordinal'][at]}), {name}: {error}.",
+            remedy="Gather with --dtype float32.",
+        ) from error
+
+
 def embedding_column(column: Vectors, schema: pa.Schema, name: str = "embedding") -> pa.Array:
-    """The column of vectors, or of lists of vectors, null where a record has none."""
+    """The column of vectors, or of lists of vectors, null where a record has none; DoesNotHold as in `narrowed`."""
     kind, number = schema.field(name).type, number_type(schema, name).to_pandas_dtype()
-    is_missing_N = pa.array(column.num_rows_N == 0)
+    is_missing_N, vectors_RD = pa.array(column.num_rows_N == 0), narrowed(column.vectors_RD, number)
     if pa.types.is_large_list(kind):
-        flat = pa.array(column.vectors_RD.reshape(-1).astype(number, copy=False))
+        flat = pa.array(vectors_RD.reshape(-1))
         vectors = pa.FixedSizeListArray.from_arrays(flat, type=kind.value_type)
         offsets = np.concatenate(([0], np.cumsum(column.num_rows_N)))
         return pa.LargeListArray.from_arrays(pa.array(offsets), vectors, type=kind, mask=is_missing_N)
-    vectors_ND = column.vectors_RD.astype(number, copy=False)
+    vectors_ND = vectors_RD
     if not column.num_rows_N.all():
-        vectors_ND = np.zeros((len(column.num_rows_N), column.vectors_RD.shape[1]), dtype=number)
-        vectors_ND[column.num_rows_N > 0] = column.vectors_RD
+        vectors_ND = np.zeros((len(column.num_rows_N), vectors_RD.shape[1]), dtype=number)
+        vectors_ND[column.num_rows_N > 0] = vectors_RD
     return pa.FixedSizeListArray.from_arrays(pa.array(vectors_ND.reshape(-1)), type=kind, mask=is_missing_N)

@@ -193,8 +193,21 @@ def test_float16_tells_what_the_rounding_took(pooled: Written, tmp_path: Path, t
 
 
 def test_float16_refuses_what_does_not_fit(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="does not fit float16"):
-        export(write_dataset(tmp_path, scale=1e5).folder, "npy", tmp_path / "x", "float16", "embedding")
+    dataset = write_dataset(tmp_path, scale=1e5)
+    first = next(at for at, rows in enumerate(dataset.vectors) if rows is not None and np.abs(rows).max() > 65_519)
+    with pytest.raises(BadInput) as caught:
+        export(dataset.folder, "npy", tmp_path / "x", "float16", "embedding")
+    assert f"record {IDS[first]} (ordinal {first}): its number " in str(caught.value)
+    assert str(caught.value).endswith("float16, which ends at 65,504. Export with --numbers float32.")
+    assert not (tmp_path / "x").exists()
+
+
+def test_float16_refuses_a_vector_that_would_be_zero(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"record .* makes all of them 0"):
+        export(write_dataset(tmp_path, scale=1e-10).folder, "npy", tmp_path / "x", "float16", "embedding")
+
+
+def test_no_rows_are_rounded_too() -> None:
     assert Rounding("float16")(np.zeros((0, 3), np.float32)).shape == (0, 3)
 
 
