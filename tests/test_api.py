@@ -68,6 +68,14 @@ def test_a_run_that_is_kept_goes_on_and_has_its_report(tmp_path: Path, capsys: p
     assert shown.out == ""
 
 
+def test_the_forecast_is_for_the_device_that_is_asked_for(tmp_path: Path) -> None:
+    made = {device: hpc_embed.plan(GLOBINS, run_dir=tmp_path / "run", device=device) for device in ("h100", "t4")}
+    assert {device: forecast.device for device, forecast in made.items()} == {"h100": "h100", "t4": "t4"}
+    assert made["t4"].device_seconds > made["h100"].device_seconds
+    assert made["t4"].run_dir == str(tmp_path / "run")
+    assert hpc_embed.plan(GLOBINS, run_dir=tmp_path / "run").device == "a100"
+
+
 def test_a_run_step_by_step(tmp_path: Path) -> None:
     run = tmp_path / "run"
     forecast = hpc_embed.plan(GLOBINS, run_dir=run)
