@@ -55,9 +55,17 @@ READERS = (
     Reader("hyparquet", "newest", ("hyparquet", "hyparquet-compressors")),
 )
 """arro3 reads with arrow-rs, as do DataFusion and delta-rs; hyparquet is JavaScript's."""
+YOUNGER = "Parquet's float16 is younger"
+NESTED = "it has no lists of lists"
 CANNOT = {
-    ("pyarrow", "14.0.2"): {"float16": "Parquet's float16 is younger"},
-    ("pandas", "2.0.3"): {"float16": "Parquet's float16 is younger"},
+    ("pyarrow", "14.0.2"): {"float16": YOUNGER},
+    ("pandas", "2.0.3"): {"float16": YOUNGER},
+    ("polars", "0.20.31"): {"float16": YOUNGER},
+    ("polars", "1.0.0"): {"float16": YOUNGER},
+    ("duckdb", "0.10.3"): {"float16": YOUNGER},
+    ("duckdb", "1.1.3"): {"float16": YOUNGER},
+    ("fastparquet", "2024.5.0"): {"float16": YOUNGER, "per token": NESTED},
+    ("fastparquet", "2026.9.0"): {"float16": YOUNGER, "per token": NESTED},
 }
 """What a reader never could, whoever wrote it."""
 
