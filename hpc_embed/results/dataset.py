@@ -69,7 +69,7 @@ def dataset_schema(
     """Columns of the dataset, the vectors of D numbers each, or the keys of their windows in the outputs; the metadata
     stand as JSON under `hpc_embed`.
     """
-    vector = pa.list_(pa.field("element", NUMBERS[dtype]), dimension // outputs.width)
+    vector = pa.large_list(pa.field("element", NUMBERS[dtype]))
     rows = pa.large_list(pa.field("element", vector))
     columns = [
         ("ordinal", pa.int64()),
@@ -168,7 +168,7 @@ def _joined(
 
 def number_type(schema: pa.Schema, name: str) -> pa.DataType:
     kind = schema.field(name).type
-    return kind.value_type.value_type if pa.types.is_large_list(kind) else kind.value_type
+    return kind.value_type.value_type if pa.types.is_nested(kind.value_type) else kind.value_type
 
 
 def dataset_table(batch: pa.RecordBatch, rows: Rows, schema: pa.Schema) -> pa.Table:
@@ -203,15 +203,11 @@ def _embeddings_of(batch: pa.RecordBatch, column: Vectors, schema: pa.Schema, na
 
 def embedding_column(column: Vectors, schema: pa.Schema, name: str = "embedding") -> pa.Array:
     """The column of vectors, or of lists of vectors, null where a record has none; DoesNotHold as in `narrowed`."""
-    kind, number = schema.field(name).type, number_type(schema, name).to_pandas_dtype()
-    is_missing_N, vectors_RD = pa.array(column.num_rows_N == 0), narrowed(column.vectors_RD, number)
-    if pa.types.is_large_list(kind):
-        flat = pa.array(vectors_RD.reshape(-1))
-        vectors = pa.FixedSizeListArray.from_arrays(flat, type=kind.value_type)
-        offsets = np.concatenate(([0], np.cumsum(column.num_rows_N)))
-        return pa.LargeListArray.from_arrays(pa.array(offsets), vectors, type=kind, mask=is_missing_N)
-    vectors_ND = vectors_RD
-    if not column.num_rows_N.all():
-        vectors_ND = np.zeros((len(column.num_rows_N), vectors_RD.shape[1]), dtype=number)
-        vectors_ND[column.num_rows_N > 0] = vectors_RD
-    return pa.FixedSizeListArray.from_arrays(pa.array(vectors_ND.reshape(-1)), type=kind, mask=is_missing_N)
+    kind, vectors_RD = schema.field(name).type, column.vectors_RD
+    flat = pa.array(narrowed(vectors_RD, number_type(schema, name).to_pandas_dtype()).reshape(-1))
+    is_missing_N, stops_N = pa.array(column.num_rows_N == 0), np.cumsum(column.num_rows_N)
+    num_rows, dimension = vectors_RD.shape
+    if pa.types.is_nested(kind.value_type):
+        vectors = pa.LargeListArray.from_arrays(pa.array(np.arange(num_rows + 1) * dimension), flat, kind.value_type)
+        return pa.LargeListArray.from_arrays(pa.array(np.append(0, stops_N)), vectors, kind, mask=is_missing_N)
+    return pa.LargeListArray.from_arrays(pa.array(np.append(0, stops_N) * dimension), flat, kind, mask=is_missing_N)
