@@ -13,11 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from hpc_embed.errors import BadInput, UsageError
 from hpc_embed.report.charts import plain
 from hpc_embed.report.colours import OTHERS, by_group, by_number, by_value
 from hpc_embed.report.devices import device_works, forecast_device
 from hpc_embed.report.facts import RunFacts, Work
-from hpc_embed.report.metadata import parse_column, read_values
+from hpc_embed.report.facts import _planned_statuses as planned_statuses
+from hpc_embed.report.metadata import Column, parse_column, read_values
 from hpc_embed.report.projection import nearest, pca
 from hpc_embed.report.records import describe_records
 from hpc_embed.report.sample import draw_sample
@@ -66,6 +68,8 @@ def test_many_numbers_are_a_scale_and_few_are_groups() -> None:
     assert len(by_value("score", [str(number / 2) for number in range(20)]).legend) == 10
     assert [entry.label for entry in by_value("cluster", ["1", "2", "1", ""]).legend] == ["1", "2", "none"]
     assert [entry.label for entry in by_value("mixed", ["1", "x"]).legend] == ["1", "x"]
+    assert by_value("mixed", ["1", "x"]).title == "mixed"
+    assert by_value("score", [str(number / 2) for number in range(20)]).title == "score"
 
 
 def test_the_principal_components_are_those_of_a_full_svd() -> None:
@@ -148,6 +152,34 @@ def test_ids_are_found_in_their_column_or_in_the_first(tmp_path: Path) -> None:
     assert read_values(parse_column(f"{path}:class"), ["a", "b"]) == ["x, y", ""]
     path.write_text("name\tclass\na\n\nb\t 3 \n")
     assert read_values(parse_column(f"{path}:class"), ["a", "b"]) == ["", "3"]
+
+
+@pytest.mark.parametrize("text", ["meta.tsv", "meta.tsv:", ":family", ":", ""])
+def test_half_a_column_is_none(text: str) -> None:
+    with pytest.raises(UsageError, match=f"--colour-by {text}: not FILE:COLUMN"):
+        parse_column(text)
+
+
+def test_a_table_without_the_column_or_any_of_the_records_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "table.tsv"
+    path.write_text("id\tfamily\nzz\tx\n")
+    assert read_values(Column(path, "family"), ["zz"]) == ["x"]
+    assert read_values(Column(path, "family"), []) == []
+    with pytest.raises(BadInput, match="none of the records that the report shows is in its column id"):
+        read_values(Column(path, "family"), ["a", "b"])
+    with pytest.raises(UsageError, match=r"no column clan\. It has id, family\."):
+        read_values(Column(path, "clan"), ["zz"])
+    path.write_text("")
+    with pytest.raises(UsageError, match="no column family"):
+        read_values(Column(path, "family"), ["zz"])
+
+
+def test_what_was_planned_is_told_by_status_without_those_that_no_record_has() -> None:
+    totals = {"num_embedded": 5, "num_windowed": 4, "num_truncated": 3, "num_skipped": 2}
+    plan = cast(Plan, SimpleNamespace(totals=SimpleNamespace(**totals)))
+    assert planned_statuses(plan) == {"embedded": 5, "windowed": 4, "truncated": 3, "skipped": 2}
+    plan = cast(Plan, SimpleNamespace(totals=SimpleNamespace(**{**totals, "num_windowed": 0})))
+    assert [*planned_statuses(plan)] == ["embedded", "truncated", "skipped"]
 
 
 def test_text_in_figures_is_short_and_no_tex() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -168,6 +169,17 @@ def test_each_worker_is_a_line_with_its_own_shards_times_and_device(plan: Plan) 
         ("node1:9", "cpu", "2", "2 min", "2023-11-14 22:17:00 UTC", "2023-11-14 22:20:00 UTC"),
         ("node2:7", "NVIDIA H100", "2", "13 min", "2023-11-14 22:13:30 UTC", "2023-11-14 22:28:20 UTC"),
     ]
+
+
+def test_times_are_those_of_greenwich_wherever_the_report_is_made(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        ((*_, began, ended),) = tables.worker_table(facts_of(plan, works=[worked(0, 3600, 60, "n:1")])).rows
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert (began, ended) == ("1970-01-01 00:59:00 UTC", "1970-01-01 01:00:00 UTC")
 
 
 def test_the_nearest_of_a_row_are_named_with_their_cosines() -> None:
