@@ -81,7 +81,12 @@ def test_submit_hands_over_the_plan_and_every_setting(tmp_path: Path, monkeypatc
     run = tmp_path / "run"
     fingerprint = hpc_embed.plan(GLOBINS, run_dir=run).fingerprint
     handed: list[tuple[Any, ...]] = []
-    monkeypatch.setattr("hpc_embed.api.submission.submit", lambda *given: handed.append(given) or "submitted")
+
+    def hand(*given: Any) -> str:
+        handed.append(given)
+        return "submitted"
+
+    monkeypatch.setattr("hpc_embed.api.submission.submit", hand)
     submitted: object = hpc_embed.submit(run, partition="gpu", token_budget=77, dtype="float16")
     assert submitted == "submitted"
     ((plan, layout, wanted, work, dataset),) = handed

@@ -1,4 +1,5 @@
-"""`make readers`: every Parquet file that we write, opened by readers of many ages, each in an environment of its own.
+"""`make readers`: every Parquet file that we write, opened by readers of many ages, each in an environment of its own;
+and the dataset as we ourselves write it on each pyarrow that we run on.
 
 Prints a line for each reader and version, with a column for each file, and ends with 1 where one cannot read what it
 should. Environments stay in ./.readers. R's arrow and Julia's Parquet are left out: no package index that this runs
@@ -14,11 +15,17 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.readers.written import write_for_readers
+import pyarrow as pyarrow_here
+import pyarrow.parquet as pq
+
+from tests.readers.written import plain, write_for_readers
 
 HERE = Path(__file__).parent
 HOME = Path(".readers")
 OLD_NUMPY = "numpy<2"
+OURS = "we write"
+WE_RUN_ON = 17
+"""The oldest pyarrow, as pyproject.toml has it."""
 
 
 class Reader(NamedTuple):
@@ -78,14 +85,16 @@ def main() -> int:
     wanted = sys.argv[1:]
     problems: list[str] = []
     is_wrong = False
-    print(f"{'':<22}" + "".join(f"{kind:<17}" for kind in kinds))
+    print(f"{'':<22}" + "".join(f"{kind:<17}" for kind in [*kinds, OURS]))
     for reader in READERS:
         if wanted and reader.name not in wanted:
             continue
         found = read(reader)
         cells = []
-        for kind in kinds:
-            problem = problem_of(found.get(kind, found), expected[kind])
+        if reader.name == "pyarrow" and int(reader.version.split(".")[0]) >= WE_RUN_ON:
+            found[OURS] = write(reader)
+        for kind in [*kinds, *([OURS] if OURS in found else [])]:
+            problem = problem_of(found.get(kind, found), expected["dataset" if kind == OURS else kind])
             reason = CANNOT.get((reader.name, reader.version), {}).get(kind)
             is_wrong |= bool(problem) and reason is None
             if problem:
@@ -114,6 +123,19 @@ def read(reader: Reader) -> dict[str, Any]:
         return {"error": f"{error.filename} is not here"}
     except subprocess.CalledProcessError as error:
         return {"error": f"{Path(error.cmd[0]).name}: {(error.stderr or '').strip()[-200:]}"}
+
+
+def write(reader: Reader) -> dict[str, Any]:
+    """What is in the dataset that we write there."""
+    run = HOME.resolve() / "files" / f"by {reader.version}"
+    packages = str(Path(pyarrow_here.__file__).parents[1])
+    script = [str(reader.environment / "venv/bin/python"), str(HERE / "writes.py"), packages, str(HERE.parents[1])]
+    fasta = HOME.resolve() / "files/absent/in.fa"
+    done = subprocess.run([*script, str(fasta), str(run)], capture_output=True, text=True)
+    if done.returncode:
+        return {"error": done.stderr.strip()[-200:]}
+    table = pq.read_table(run / "dataset/part-00000.parquet")
+    return {"columns": {name: plain(values) for name, values in table.to_pydict().items()}}
 
 
 def installed(reader: Reader, *commands: list[str]) -> None:

@@ -6,7 +6,7 @@ import csv
 import json
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -194,7 +194,7 @@ def test_faiss_takes_rounded_numbers_too(pooled: Written, tmp_path: Path) -> Non
     import faiss
 
     export(pooled.folder, "faiss", tmp_path / "x", "float16", "embedding")
-    index = faiss.read_index(str(tmp_path / "x/vectors.faiss"))
+    index: Any = faiss.read_index(str(tmp_path / "x/vectors.faiss"))
     rounded = held(pooled).astype(np.float16).astype(np.float32)
     assert np.array_equal(np.stack([index.index.reconstruct(at) for at in range(len(rounded))]), rounded)
 

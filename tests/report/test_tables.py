@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,10 @@ def worked(shard: int, ended: float, seconds: float, process: str, device: str =
 def facts_of(plan: Plan, **known: Any) -> RunFacts:
     made = RunFacts(plan, RunLayout(Path("run")), 0, 0, 0, [], [], Counter(), {}, False)
     return made._replace(**known)
+
+
+def as_dict(rows: Sequence[Sequence[str]]) -> dict[str, str]:
+    return {name: value for name, value in rows}  # noqa: C416
 
 
 def test_records_by_status_with_their_shares(plan: Plan) -> None:
@@ -150,7 +155,7 @@ def test_each_kind_of_device_is_a_column() -> None:
     [(1234.5, "1,234.50 h"), (0.1, "0.10 h"), (0.0999, "6 min"), (10 / 3600, "10 s"), (9.9 / 3600, "9.9 s")],
 )
 def test_hours_are_told_in_the_unit_that_fits(hours: float, told: str) -> None:
-    rows = dict(tables.device_table([DEVICE._replace(hours=hours)]).rows)
+    rows = as_dict(tables.device_table([DEVICE._replace(hours=hours)]).rows)
     assert rows["device-hours, measured"] == told
 
 
@@ -203,7 +208,7 @@ def test_every_setting_of_the_plan_stands_under_its_name(plan: Plan) -> None:
     ]
     table = tables.setting_table(facts_of(plan, works=works))
     assert (table.caption, table.headings) == ("plan.json, and what the workers used", ("setting", "value"))
-    cells = dict(table.rows)
+    cells = as_dict(table.rows)
     assert len(cells) == len(table.rows)
     assert cells["fingerprint"] == plan.fingerprint
     assert cells["model.name"] == "aa_composition"
@@ -223,12 +228,12 @@ def test_a_plan_of_many_inputs_lists_fifty_and_says_how_many_more(plan: Plan) ->
     assert ("inputs", "and 1,001 more") in rows
     assert sum(name.endswith("].path") for name, _ in rows) == 50
     exactly = tables.setting_table(facts_of(replace(plan, inputs=plan.inputs * 50))).rows
-    assert "inputs" not in dict(exactly)
+    assert "inputs" not in as_dict(exactly)
 
 
 def test_layers_and_other_lists_of_plain_values_are_one_cell(plan: Plan) -> None:
     several = replace(plan, embedding=replace(plan.embedding, layer=(6, 0)))
-    assert dict(tables.setting_table(facts_of(several)).rows)["embedding.layer"] == "(6, 0)"
+    assert as_dict(tables.setting_table(facts_of(several)).rows)["embedding.layer"] == "(6, 0)"
 
 
 def test_a_cell_is_cut_where_it_is_too_long_and_not_before() -> None:
