@@ -164,6 +164,7 @@ def test_planned_work_and_measured_time_stand_beside_each_other(plan: Plan) -> N
     works = [worked(0, 10, 3, "n:1"), worked(1, 20, 1, "n:1")]
     chart = charts.balance_chart(facts_of(plan, works=works))
     measured, planned = ({k: [*v] for k, v in each.data_source.data.items()} for each in chart.renderers)
+    assert [each.glyph.marker for each in chart.renderers] == ["square", "circle"]
     assert (measured["x"], measured["y"]) == ([0, 1], [1.5, 0.5])
     flops = [plan.shards[0].flops, plan.shards[1].flops]
     assert planned["y"] == pytest.approx([2 * each / sum(flops) for each in flops])

@@ -44,6 +44,7 @@ from hpc_embed.run.plan import Cost, Plan
         ("Tesla T4", "t4"),
         ("cpu (AMD EPYC 7763 64-Core Processor, 2 threads)", "cpu"),
         ("Intel Arc A770", None),
+        ("Grace CPU", None),
     ],
 )
 def test_devices_by_their_drivers_names(name: str, known: str | None) -> None:

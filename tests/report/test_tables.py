@@ -152,7 +152,14 @@ def test_each_kind_of_device_is_a_column() -> None:
 
 @pytest.mark.parametrize(
     ("hours", "told"),
-    [(1234.5, "1,234.50 h"), (0.1, "0.10 h"), (0.0999, "6 min"), (10 / 3600, "10 s"), (9.9 / 3600, "9.9 s")],
+    [
+        (1234.5, "1,234.50 h"),
+        (0.1, "0.10 h"),
+        (0.0999, "6 min"),
+        (10 / 3600, "10 s"),
+        (9.9 / 3600, "9.9 s"),
+        (89.99 / 3600, "90 s"),
+    ],
 )
 def test_hours_are_told_in_the_unit_that_fits(hours: float, told: str) -> None:
     rows = as_dict(tables.device_table([DEVICE._replace(hours=hours)]).rows)

@@ -54,6 +54,8 @@ REASONS = (
         r"((?:fill_color|line_color|line_width|size|height|nonselection_\w+|bottom|name|tooltips)=[^,()]+,?)",
         "how a figure looks",
     ),
+    (r"_figure\(.*, (\d+)", "how a figure looks"),
+    (r"OKABE_ITO\[(\d)\]", "how a figure looks"),
     (r"(chart\.(?:toolbar|axis|background|border|legend)\S* = .*)", "how a figure looks"),
 )
 """What may be altered, as a group among what stands around it, without anything that a test should hold; and why."""
