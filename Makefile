@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
 
-.PHONY: demo test torture mutants fuzz bench slurm slurm-matrix cluster container image setup setup-test packages lint docs clean
+.PHONY: demo test torture mutants readers fuzz bench slurm slurm-matrix cluster container image setup setup-test packages lint docs clean
 
 demo: setup  ## Embed examples/ offline: composition, untrained ESM-2 8M, untrained DNABERT-S
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
@@ -44,6 +44,9 @@ mutants: setup-test  ## Bugs put in one by one where the promises rest; which of
 	$(PIP) mutmut
 	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 PYTHONMALLOC=malloc $(BIN)/python -m tests.torture.mutants
 
+readers: setup-test  ## Every Parquet file that we write, opened by old and new readers, each in an environment of its own: a few minutes
+	$(BIN)/python -m tests.readers
+
 fuzz: setup-test  ## 100,000 bad files in front of every reader, made with coverage in view, and 10,000 made from rules: an hour
 	$(PIP) atheris
 	$(BIN)/python -m tests.fuzz.guided
@@ -77,4 +80,4 @@ docs: setup  ## Write docs/commands.md anew
 	$(BIN)/python -m docs.generate
 
 clean:
-	rm -rf mutants .cluster-tests.log $(VENV) .venv-esm-cpp demo build dist *.egg-info
+	rm -rf mutants .readers .cluster-tests.log $(VENV) .venv-esm-cpp demo build dist *.egg-info

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,6 +67,63 @@ def test_a_run_that_is_kept_goes_on_and_has_its_report(tmp_path: Path, capsys: p
     shown = capsys.readouterr()
     assert "nothing to do" in shown.err
     assert shown.out == ""
+
+
+def test_the_forecast_is_for_the_device_that_is_asked_for(tmp_path: Path) -> None:
+    made = {device: hpc_embed.plan(GLOBINS, run_dir=tmp_path / "run", device=device) for device in ("h100", "t4")}
+    assert {device: forecast.device for device, forecast in made.items()} == {"h100": "h100", "t4": "t4"}
+    assert made["t4"].device_seconds > made["h100"].device_seconds
+    assert made["t4"].run_dir == str(tmp_path / "run")
+    assert hpc_embed.plan(GLOBINS, run_dir=tmp_path / "run").device == "a100"
+
+
+def test_submit_hands_over_the_plan_and_every_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    fingerprint = hpc_embed.plan(GLOBINS, run_dir=run).fingerprint
+    handed: list[tuple[Any, ...]] = []
+
+    def hand(*given: Any) -> str:
+        handed.append(given)
+        return "submitted"
+
+    monkeypatch.setattr("hpc_embed.api.submission.submit", hand)
+    submitted: object = hpc_embed.submit(run, partition="gpu", token_budget=77, dtype="float16")
+    assert submitted == "submitted"
+    ((plan, layout, wanted, work, dataset),) = handed
+    assert (plan.fingerprint, layout.root) == (fingerprint, run)
+    assert (wanted.partition, work.token_budget, dataset.dtype) == ("gpu", 77, "float16")
+
+
+def test_functions_work_on_embed_run_where_no_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert hpc_embed.plan(GLOBINS).run_dir == "embed-run"
+    assert hpc_embed.status().count("missing") == len([*Path("embed-run/shards").iterdir()])
+    with pytest.raises(Incomplete):
+        hpc_embed.gather(wait_seconds=0)
+
+
+def test_a_report_stands_beside_a_gathered_dataset_unless_none_is_asked_for(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    hpc_embed.plan(GLOBINS, run_dir=run)
+    assert main(["run-task", "--run-dir", str(run), "--shards", "all"]) == 0
+    assert hpc_embed.gather(str(run), dtype="float16").is_new
+    assert (run / "report.html").exists()
+    assert hpc_embed.open_dataset(run).vectors().dtype == np.float16
+
+
+def test_lists_of_poolings_and_layers_and_paths_are_settings_like_on_the_command_line(tmp_path: Path) -> None:
+    made = hpc_embed.embed(["MKV"], model=UNTRAINED, pooling=["max", "cls"], layer=(6, 0), run_dir=tmp_path / "run")
+    assert [*made.columns] == ["embedding_max_6", "embedding_max_0", "embedding_cls_6", "embedding_cls_0"]
+    again = hpc_embed.embed([Path("x").name + "MKV"], weights_copy=tmp_path / "copy", report=False)
+    assert again.matrix.shape == (1, 420)
+
+
+def test_sequences_by_id_come_in_their_order_with_their_ids_and_statuses() -> None:
+    made = hpc_embed.embed({"b": "MKVLAAG", "a": "M" * 150, "none": "", "c": "WYV"}, max_residues=100)
+    assert (made.ids, made.statuses) == (["b", "a", "c"], ["embedded", "windowed", "embedded"])
+    assert made.absent == [hpc_embed.Absent(2, "none", "skipped", "empty")]
+    assert made.model == "aa_composition"
+    assert made.matrix[2].tolist() == hpc_embed.embed(["WYV"]).matrix[0].tolist()
 
 
 def test_a_run_step_by_step(tmp_path: Path) -> None:

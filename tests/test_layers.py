@@ -106,6 +106,11 @@ def test_no_module_is_longer_than_350_lines() -> None:
     } == {}
 
 
+def test_parquet_is_written_in_one_room() -> None:
+    writing = ("pq.ParquetWriter(", "pq.write_table(", "dataset.write_dataset", "store_schema")
+    assert {path.name for path in MODULES if any(word in path.read_text() for word in writing)} == {"parquet.py"}
+
+
 def test_nothing_pickles_evaluates_or_trusts_remote_code() -> None:
     for path in MODULES:
         text = path.read_text()

@@ -112,6 +112,7 @@ def _plan(
         shards=done.shards,
         num_special_tokens=model.num_special_tokens,
         intake=intake,
+        is_kind_forced=settings.force_kind,
     )
     _make_room(plan, layout)
     plan.write(layout.plan)

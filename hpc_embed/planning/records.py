@@ -22,6 +22,7 @@ from hpc_embed.planning.spill import Bucketed, Spill, bucket_of, buckets_for, by
 from hpc_embed.planning.verdicts import STATUSES
 from hpc_embed.run.files import whole_file
 from hpc_embed.run.layout import RunLayout
+from hpc_embed.run.parquet import parquet_writer
 from hpc_embed.sequences import kernel
 from hpc_embed.sequences.kernel import DIGEST, Ints
 
@@ -72,7 +73,7 @@ def write_records(
 
 
 def _writer(file: BinaryIO) -> pq.ParquetWriter:
-    return pq.ParquetWriter(
+    return parquet_writer(
         file, SCHEMA, compression="snappy", use_dictionary=["status", "reason"], write_statistics=["ordinal"]
     )
 

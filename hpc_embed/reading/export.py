@@ -17,6 +17,7 @@ from hpc_embed.progress import counting
 from hpc_embed.reading.dataset import Dataset
 from hpc_embed.reading.formats import FORMATS, Block, Contents
 from hpc_embed.results.dataset import find_dataset
+from hpc_embed.results.narrowing import DoesNotHold, narrowed
 from hpc_embed.run.files import whole_folder, write_json
 
 FACTS = "export.json"
@@ -47,14 +48,10 @@ class Rounding:
         self.largest = 0.0
 
     def __call__(self, vectors_RD: NDArray[np.floating]) -> NDArray[np.floating]:
-        """Rounded; BadInput where a number is too large for the type."""
+        """Rounded; DoesNotHold as in `narrowed`."""
         if vectors_RD.dtype == self._dtype:
             return vectors_RD
-        with np.errstate(over="ignore"):
-            rounded_RD = vectors_RD.astype(self._dtype)
-        if not np.isfinite(rounded_RD).all():
-            largest = np.abs(vectors_RD).max()
-            raise BadInput(f"a number of {largest:.4g} does not fit {self._dtype}.", remedy="Export --dtype float32.")
+        rounded_RD = narrowed(vectors_RD, self._dtype)
         exact_RD = vectors_RD.astype(np.float64)
         length_R = np.linalg.norm(exact_RD, axis=1)
         lost_R = np.linalg.norm(rounded_RD - exact_RD, axis=1)
@@ -122,16 +119,25 @@ def _contents(dataset: Dataset, column: str, dtype: str) -> Contents:
 
 
 def _blocks(dataset: Dataset, contents: Contents, rounding: Rounding) -> Iterator[Block]:
-    """A row group at a time."""
+    """A row group at a time; BadInput, naming the record, for a vector that the numbers of the export do not hold."""
     for group in dataset.row_groups:
         batch = dataset.batch(group.rows, [contents.column])
+        num_rows_N = batch.num_tokens_N if contents.is_per_token else batch.has_vector_N.astype(np.int64)
+        try:
+            vectors_RD = rounding(batch.columns[contents.column])
+        except DoesNotHold as error:
+            at = int(np.searchsorted(np.cumsum(num_rows_N), error.row, side="right"))
+            raise BadInput(
+                f"record {batch.ids_N[at]} (ordinal {batch.ordinals_N[at]}): {error}.",
+                remedy="Export with --numbers float32.",
+            ) from error
         yield Block(
             ordinals_N=batch.ordinals_N,
             ids_N=batch.ids_N,
             lengths_N=batch.lengths_N,
             statuses_N=batch.statuses_N,
-            num_rows_N=batch.num_tokens_N if contents.is_per_token else batch.has_vector_N.astype(np.int64),
-            vectors_RD=rounding(batch.columns[contents.column]),
+            num_rows_N=num_rows_N,
+            vectors_RD=vectors_RD,
         )
 
 

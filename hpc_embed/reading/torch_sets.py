@@ -48,7 +48,7 @@ class ShuffledVectors(IterableDataset[Example]):
     """In an order by seed and epoch: row groups shuffled, and in each its records; so each is read once, in one go.
 
     Workers of a DataLoader and ranks have equal shares, but for one record. The rank is that of torch.distributed
-    when this is made, unless it is given.
+    when this is made, unless both are given.
     """
 
     def __init__(
@@ -62,6 +62,11 @@ class ShuffledVectors(IterableDataset[Example]):
         is_one_of_many = rank is None and torch.distributed.is_available() and torch.distributed.is_initialized()
         self._rank = torch.distributed.get_rank() if is_one_of_many else rank or 0
         self._num_ranks = torch.distributed.get_world_size() if is_one_of_many else num_ranks
+        if not 0 <= self._rank < self._num_ranks or (rank is None and num_ranks > 1 and not is_one_of_many):
+            raise UsageError(
+                f"rank {rank} of {num_ranks}: there is no such one.",
+                remedy="Give rank, from 0, and num_ranks, or neither.",
+            )
 
     def set_epoch(self, epoch: int) -> None:
         """Before each epoch, for another order."""

@@ -60,7 +60,7 @@ def by_number(title: str, numbers_N: Sequence[float | None], *, unit: str = "") 
     steps_N = [None if number is None else sum(number >= bound for bound in bounds) - 1 for number in numbers_N]
     colours = [VIRIDIS[at * len(VIRIDIS) // max(len(bounds), 1)] for at in range(len(bounds))]
     counts = Counter(steps_N)
-    uppers = [*bounds[1:], known[-1] if known else 0.0]
+    uppers = [*bounds[1:], *known[-1:]]
     legend = [
         Entry(f"{_number(low)} to {_number(high)}{unit}", colour, SIGNS[0], counts[at])
         for at, (low, high, colour) in enumerate(zip(bounds, uppers, colours, strict=True))

@@ -38,7 +38,7 @@ def read_values(column: Column, ids_N: list[str]) -> list[str]:
     what is no table, or one that knows none of the ids.
     """
     found = dict.fromkeys(ids_N, NOTHING)
-    num_known = 0
+    knows_one = False
     with _rows(column.path) as rows:
         headings = next(rows, [])
         if column.name not in headings:
@@ -49,8 +49,8 @@ def read_values(column: Column, ids_N: list[str]) -> list[str]:
         for row in rows:
             if len(row) > max(id_at, value_at) and row[id_at] in found:
                 found[row[id_at]] = row[value_at].strip()[:MOST_CHARACTERS]
-                num_known += 1
-    if not num_known and ids_N:
+                knows_one = True
+    if not knows_one and ids_N:
         raise BadInput(
             f"{column.path}: none of the records that the report shows is in its column {headings[id_at]}.",
             remedy="Ids are the first words of the FASTA headers.",

@@ -27,7 +27,8 @@ def command_to_repeat(plan: Plan, run_dir: str) -> str:
         "num-shards": len(plan.shards),
         **{name.replace("_", "-"): value for name, value in plan.intake.settings.items() if name != "reads_u_as_t"},
     }
+    insists = ["--force-kind"] if plan.is_kind_forced else []
     flags = [word for name, value in options.items() if value not in (None, "") for word in (f"--{name}", str(value))]
     files = [file.path for file in plan.inputs]
     separator = ["--"] if any(file.startswith("-") and file != STANDARD_INPUT for file in files) else []
-    return shlex.join(["hpc-embed", "local", *flags, *separator, *files])
+    return shlex.join(["hpc-embed", "local", *flags, *insists, *separator, *files])

@@ -14,8 +14,8 @@ from hpc_embed.run.faults import is_passing, patiently, reason
 from hpc_embed.run.files import read_bytes, sha256_of_file
 from hpc_embed.run.layout import RunLayout, shard_name
 from hpc_embed.run.markers import digest_of_outputs, read_marker
+from hpc_embed.run.parquet import metadata_of
 from hpc_embed.run.plan import read_plan
-from hpc_embed.run.vectors import METADATA_KEY
 
 
 class Checked(NamedTuple):
@@ -118,13 +118,13 @@ def _problem(layout: RunLayout, name: str, part: dict[str, Any], facts: dict[str
     try:
         with files.storage.open_to_read(path) as file:
             footer = pq.ParquetFile(file)
-            rows, metadata = footer.metadata.num_rows, footer.schema_arrow.metadata or {}
+            rows, metadata = footer.metadata.num_rows, metadata_of(footer.schema_arrow)
     except (OSError, pa.ArrowException, ValueError) as error:
         if is_passing(error):
             raise
         return f"is damaged ({reason(error)})"
     if rows != part["rows"]:
         return f"has {rows} rows instead of {part['rows']}"
-    if json.loads(metadata.get(METADATA_KEY, b"{}")).get("fingerprint") != facts["fingerprint"]:
+    if metadata.get("fingerprint") != facts["fingerprint"]:
         return "is another dataset's"
     return None

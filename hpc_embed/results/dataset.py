@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -11,13 +10,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from hpc_embed.errors import RunConflict
+from hpc_embed.errors import BadInput, RunConflict
 from hpc_embed.registry import WITH_SPECIAL
+from hpc_embed.results.narrowing import DoesNotHold, narrowed
 from hpc_embed.results.windows import WindowVectors
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.outputs import Outputs
+from hpc_embed.run.parquet import with_metadata
 from hpc_embed.run.rows import ranges
-from hpc_embed.run.vectors import METADATA_KEY
 from hpc_embed.sequences.windows import places
 
 NUMBERS = {"float32": pa.float32(), "float16": pa.float16()}
@@ -69,7 +69,7 @@ def dataset_schema(
     """Columns of the dataset, the vectors of D numbers each, or the keys of their windows in the outputs; the metadata
     stand as JSON under `hpc_embed`.
     """
-    vector = pa.list_(pa.field("element", NUMBERS[dtype]), dimension // outputs.width)
+    vector = pa.large_list(pa.field("element", NUMBERS[dtype]))
     rows = pa.large_list(pa.field("element", vector))
     columns = [
         ("ordinal", pa.int64()),
@@ -83,7 +83,7 @@ def dataset_schema(
         ("reason", pa.string()),
         *([] if holds_vectors else [("windows", pa.list_(pa.int64()))]),
     ]
-    return pa.schema(columns, metadata={METADATA_KEY: json.dumps(metadata).encode("utf-8")})
+    return with_metadata(pa.schema(columns), {**metadata, "dimension": dimension // outputs.width})
 
 
 def by_window(batch: pa.RecordBatch, max_residues: int | None, stride: int | None = None) -> pa.RecordBatch:
@@ -168,11 +168,14 @@ def _joined(
 
 def number_type(schema: pa.Schema, name: str) -> pa.DataType:
     kind = schema.field(name).type
-    return kind.value_type.value_type if pa.types.is_large_list(kind) else kind.value_type
+    return kind.value_type.value_type if pa.types.is_nested(kind.value_type) else kind.value_type
 
 
 def dataset_table(batch: pa.RecordBatch, rows: Rows, schema: pa.Schema) -> pa.Table:
-    """Records, and what they have, as the dataset's schema wants them."""
+    """Records, and what they have, as the dataset's schema wants them.
+
+    Raises BadInput, naming the record, for a vector that the schema's numbers do not hold.
+    """
     statuses, reasons = batch["status"], batch["reason"]
     if rows.failures:
         statuses = pa.array(["failed" if at in rows.failures else old for at, old in enumerate(statuses.to_pylist())])
@@ -181,23 +184,30 @@ def dataset_table(batch: pa.RecordBatch, rows: Rows, schema: pa.Schema) -> pa.Ta
     if "num_windows" not in batch.schema.names:
         made["num_windows"] = batch["windows"].value_lengths()
     names = [name for name in schema.names if name.startswith("embedding")]
-    made |= {name: embedding_column(rows.columns[at], schema, name) for at, name in enumerate(names)}
+    made |= {name: _embeddings_of(batch, rows.columns[at], schema, name) for at, name in enumerate(names)}
     if "windows" in schema.names:
         made["windows"] = batch["windows"].cast(schema.field("windows").type)
     return pa.Table.from_arrays([made[name] if name in made else batch[name] for name in schema.names], schema=schema)
 
 
+def _embeddings_of(batch: pa.RecordBatch, column: Vectors, schema: pa.Schema, name: str) -> pa.Array:
+    try:
+        return embedding_column(column, schema, name)
+    except DoesNotHold as error:
+        at = int(np.searchsorted(np.cumsum(column.num_rows_N), error.row, side="right"))
+        raise BadInput(
+            f"record {batch['id'][at]} (ordinal {batch['ordinal'][at]}), {name}: {error}.",
+            remedy="Gather with --dtype float32.",
+        ) from error
+
+
 def embedding_column(column: Vectors, schema: pa.Schema, name: str = "embedding") -> pa.Array:
-    """The column of vectors, or of lists of vectors, null where a record has none."""
-    kind, number = schema.field(name).type, number_type(schema, name).to_pandas_dtype()
-    is_missing_N = pa.array(column.num_rows_N == 0)
-    if pa.types.is_large_list(kind):
-        flat = pa.array(column.vectors_RD.reshape(-1).astype(number, copy=False))
-        vectors = pa.FixedSizeListArray.from_arrays(flat, type=kind.value_type)
-        offsets = np.concatenate(([0], np.cumsum(column.num_rows_N)))
-        return pa.LargeListArray.from_arrays(pa.array(offsets), vectors, type=kind, mask=is_missing_N)
-    vectors_ND = column.vectors_RD.astype(number, copy=False)
-    if not column.num_rows_N.all():
-        vectors_ND = np.zeros((len(column.num_rows_N), column.vectors_RD.shape[1]), dtype=number)
-        vectors_ND[column.num_rows_N > 0] = column.vectors_RD
-    return pa.FixedSizeListArray.from_arrays(pa.array(vectors_ND.reshape(-1)), type=kind, mask=is_missing_N)
+    """The column of vectors, or of lists of vectors, null where a record has none; DoesNotHold as in `narrowed`."""
+    kind, vectors_RD = schema.field(name).type, column.vectors_RD
+    flat = pa.array(narrowed(vectors_RD, number_type(schema, name).to_pandas_dtype()).reshape(-1))
+    is_missing_N, stops_N = pa.array(column.num_rows_N == 0), np.cumsum(column.num_rows_N)
+    num_rows, dimension = vectors_RD.shape
+    if pa.types.is_nested(kind.value_type):
+        vectors = pa.LargeListArray.from_arrays(pa.array(np.arange(num_rows + 1) * dimension), flat, kind.value_type)
+        return pa.LargeListArray.from_arrays(pa.array(np.append(0, stops_N)), vectors, kind, mask=is_missing_N)
+    return pa.LargeListArray.from_arrays(pa.array(np.append(0, stops_N) * dimension), flat, kind, mask=is_missing_N)

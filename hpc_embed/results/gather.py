@@ -67,7 +67,6 @@ def gather(plan: Plan, layout: RunLayout, settings: GatherSettings) -> Gathered:
         facts = _facts(plan, markers, settings)
         if (found := _existing(layout, facts)) is not None:
             return found._replace(seconds=time.monotonic() - started)
-        remove(layout.dataset_facts)
         with (
             whole_folder(layout.dataset) as folder,
             counting("gathering", plan.totals.num_records, "records") as count,
@@ -81,6 +80,7 @@ def gather(plan: Plan, layout: RunLayout, settings: GatherSettings) -> Gathered:
             room = Room(settings.part_mebibytes, settings.memory_mebibytes, num_threads)
             statuses, parts = PartsWriter(folder, layout.records, windows, how, schema, room).write(count)
             _prove(plan, dict(statuses))
+            remove(layout.dataset_facts)  # not before the parts are whole: what fails leaves the dataset that was there
         content = {**facts, "num_records": statuses.total(), "statuses": dict(sorted(statuses.items()))}
         content["parts"] = {name: part._asdict() for name, part in parts.items()}
         content["index"] = publish_index(layout, None if copies else windows)._asdict()

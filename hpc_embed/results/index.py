@@ -41,6 +41,7 @@ from hpc_embed.run import files
 from hpc_embed.run.faults import patiently
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.pages import first_byte
+from hpc_embed.run.parquet import metadata_of, numbers_of_a_vector
 from hpc_embed.sequences.kernel import digests_of
 
 ENTRY = np.dtype([("digest", "<u8"), ("row", "<i8")])
@@ -121,14 +122,14 @@ def write_index(dataset: Path, file: IO[bytes], scratch: Path, windows: Windows 
 
 
 def vector_columns(schema: pa.Schema) -> NDArray[np.void]:
-    """The columns of vectors, as COLUMN."""
-    found = []
+    """The columns of vectors, as COLUMN; ValueError where the file does not tell how long they are."""
+    found, metadata = [], metadata_of(schema)
     for field in schema:
         if field.name.startswith("embedding"):
-            is_per_token = pa.types.is_large_list(field.type)
+            is_per_token = pa.types.is_nested(field.type.value_type)
             vector = field.type.value_type if is_per_token else field.type
             numbers = np.dtype(vector.value_type.to_pandas_dtype()).str
-            found.append((field.name, vector.list_size, numbers, is_per_token))
+            found.append((field.name, numbers_of_a_vector(vector, metadata), numbers, is_per_token))
     return np.array(found, dtype=COLUMN)
 
 

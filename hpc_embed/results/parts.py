@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,7 @@ from hpc_embed.results.windows import Source
 from hpc_embed.run import files
 from hpc_embed.run.faults import patiently
 from hpc_embed.run.files import new_file
+from hpc_embed.run.parquet import parquet_writer
 from hpc_embed.run.vectors import PAGE_BYTES, ROW_GROUP_ROWS
 
 MEBIBYTE = 1 << 20
@@ -206,8 +207,8 @@ class PartsWriter:
     def _parquet_writer(self, file: Hashed) -> pq.ParquetWriter:
         names = self._schema.names
         paths = ("list.element", "list.element.list.element")
-        return pq.ParquetWriter(
-            file,
+        return parquet_writer(
+            cast(BinaryIO, file),
             self._schema,
             compression={column: "none" if column in self._vectors_of else "zstd" for column in names}
             | {f"{name}.{path}": "none" for name in self._vectors_of if name in names for path in paths}

@@ -111,6 +111,8 @@ class Plan:
     num_special_tokens: int = 2
     """Of each window."""
     intake: Intake = field(default_factory=Intake)
+    is_kind_forced: bool = False
+    """True where --force-kind insisted on the model, whatever the letters look like."""
 
     @property
     def column_dimension(self) -> int:
@@ -125,6 +127,8 @@ class Plan:
         content["intake"] = self.intake.settings
         if not content["intake"]:
             del content["intake"]
+        if not self.is_kind_forced:
+            del content["is_kind_forced"]
         write_json(path, {"format": PLAN_FORMAT, **content, "num_shards": len(self.shards)})
 
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from hpc_embed.errors import RunConflict
 from hpc_embed.run import files
 from hpc_embed.run.faults import patiently, reason
+from hpc_embed.run.parquet import write_parquet
 
 ROWS_AT_ONCE = 1000
 
@@ -103,6 +104,6 @@ def write_shard_table(path: Path, shards: Sequence[ShardFacts]) -> None:
     table = pa.Table.from_arrays([pa.array(np.ascontiguousarray(column)) for column in rows.T], schema=SCHEMA)
 
     def write(file: BinaryIO) -> None:
-        pq.write_table(table, file, row_group_size=ROWS_AT_ONCE, compression="zstd", write_statistics=False)
+        write_parquet(file, table, ROWS_AT_ONCE, compression="zstd", write_statistics=False)
 
     files.write_whole(path, write)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from hpc_embed.errors import RunConflict
 from hpc_embed.run import files
 from hpc_embed.run.faults import is_passing, patiently, reason
+from hpc_embed.run.parquet import write_parquet
 
 SCHEMA = pa.schema([("window", pa.int64()), ("sequence", pa.large_binary())])
 
@@ -33,7 +34,7 @@ def write_shard(path: Path, windows_N: NDArray[np.int64], sequences_N: Sequence[
     table = pa.table([pa.array(windows_N), sequences_N], schema=SCHEMA)
     files.write_whole(
         path,
-        lambda file: pq.write_table(table, file, compression="snappy", use_dictionary=False, write_statistics=False),
+        lambda file: write_parquet(file, table, compression="snappy", use_dictionary=False, write_statistics=False),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import accumulate
@@ -12,18 +11,19 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from hpc_embed.run import files
 from hpc_embed.run.faults import is_passing, reason
 from hpc_embed.run.pages import first_byte
+from hpc_embed.run.parquet import metadata_of, numbers_of_a_vector, parquet_writer, with_metadata
 
 ROW_GROUP_ROWS = 8192
 """Smaller and larger row groups read two to three times slower."""
 PAGE_BYTES = 1 << 30
 """More than a row group has: its vectors are one page, whose numbers lie side by side (`run.pages`)."""
-METADATA_KEY = b"hpc_embed"
 
 
 class Vectors(NamedTuple):
@@ -50,15 +50,10 @@ class VectorWriter:
     """Writes vectors with bounded memory; rows may come in any number, row groups stay of one size."""
 
     def __init__(self, file: BinaryIO, dimension: int, metadata: dict[str, str]) -> None:
-        self._schema = pa.schema(
-            [
-                ("window", pa.int64()),
-                ("num_tokens", pa.int32()),
-                pa.field("vector", pa.list_(pa.field("element", pa.float32(), nullable=False), dimension)),
-            ],
-            metadata={METADATA_KEY: json.dumps(metadata).encode("utf-8")},
-        )
-        self._writer = pq.ParquetWriter(
+        vector = pa.list_(pa.field("element", pa.float32(), nullable=False), dimension)
+        columns = pa.schema([("window", pa.int64()), ("num_tokens", pa.int32()), ("vector", vector)])
+        self._schema = with_metadata(columns, {**metadata, "dimension": dimension})
+        self._writer = parquet_writer(
             file,
             self._schema,
             compression="none",
@@ -117,10 +112,12 @@ class VectorFile:
             if (kinds["window"], kinds["num_tokens"]) != (pa.int64(), pa.int32()):
                 raise ValueError("columns of other types")
             vector = kinds["vector"]
-            if not pa.types.is_fixed_size_list(vector) or vector.value_type != pa.float32():
+            is_list = pa.types.is_list(vector) or pa.types.is_fixed_size_list(vector)
+            if not is_list or vector.value_type != pa.float32():
                 raise ValueError("vectors of another type")
-            self.dimension: int = vector.list_size
-            self.metadata: dict[str, str] = json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}"))
+            metadata = metadata_of(schema)
+            self.dimension: int = numbers_of_a_vector(vector, metadata)
+            self.metadata = {name: str(value) for name, value in metadata.items() if name != "dimension"}
 
     def __del__(self) -> None:
         if hasattr(self, "_source"):
@@ -136,7 +133,10 @@ class VectorFile:
             table = self._file.read_row_group(group)
             if any(column.null_count for column in table.columns):
                 raise ValueError("an empty cell")
-            flat = np.asarray(table["vector"].combine_chunks().flatten())
+            vectors = table["vector"].combine_chunks()
+            if len(table) and {*pc.min_max(pc.list_value_length(vectors)).as_py().values()} != {self.dimension}:
+                raise ValueError("a vector of another length")
+            flat = np.asarray(vectors.flatten())
             return Vectors(
                 table["window"].to_numpy(), table["num_tokens"].to_numpy(), flat.reshape(len(table), self.dimension)
             )

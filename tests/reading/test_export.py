@@ -6,7 +6,7 @@ import csv
 import json
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from hpc_embed.errors import BadInput, EnvironmentFault, RunConflict, UsageError
 from hpc_embed.reading.export import Rounding, export
+from hpc_embed.reading.formats import Contents, SafetensorsWriter
 from hpc_embed.results.dataset import Vectors, dataset_schema, embedding_column
 from hpc_embed.results.index import publish_index
 from hpc_embed.run.layout import RunLayout
@@ -126,6 +127,18 @@ def test_safetensors_holds_one_tensor(dataset: Written, tmp_path: Path) -> None:
     assert np.array_equal(load_torch(path)["embedding"].numpy(), held(dataset))
 
 
+@pytest.mark.parametrize("num_rows", [0, 1, 12, 123, 1234, 12345, 123456])
+def test_the_numbers_of_safetensors_begin_where_eight_bytes_do(num_rows: int, tmp_path: Path) -> None:
+    with SafetensorsWriter(tmp_path, Contents("embedding", False, 3, "float16", num_rows, num_rows)):
+        pass
+    content = (tmp_path / "vectors.safetensors").read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    assert (size % 8, len(content)) == (0, 8 + size)
+    assert json.loads(content[8:]) == {
+        "embedding": {"dtype": "F16", "shape": [num_rows, 3], "data_offsets": [0, num_rows * 6]}
+    }
+
+
 def test_hdf5_has_a_data_set_for_each_record_and_tells_repeated_ids_apart(dataset: Written, tmp_path: Path) -> None:
     import h5py
 
@@ -177,6 +190,15 @@ def test_faiss_finds_each_record_by_its_ordinal(pooled: Written, tmp_path: Path)
     assert np.abs(distances).max() <= 1e-4
 
 
+def test_faiss_takes_rounded_numbers_too(pooled: Written, tmp_path: Path) -> None:
+    import faiss
+
+    export(pooled.folder, "faiss", tmp_path / "x", "float16", "embedding")
+    index: Any = faiss.read_index(str(tmp_path / "x/vectors.faiss"))
+    rounded = held(pooled).astype(np.float16).astype(np.float32)
+    assert np.array_equal(np.stack([index.index.reconstruct(at) for at in range(len(rounded))]), rounded)
+
+
 def test_faiss_wants_one_vector_a_record(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="one vector a record"):
         export(write_dataset(tmp_path, is_per_token=True).folder, "faiss", tmp_path / "x", "dataset", "embedding")
@@ -193,8 +215,21 @@ def test_float16_tells_what_the_rounding_took(pooled: Written, tmp_path: Path, t
 
 
 def test_float16_refuses_what_does_not_fit(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="does not fit float16"):
-        export(write_dataset(tmp_path, scale=1e5).folder, "npy", tmp_path / "x", "float16", "embedding")
+    dataset = write_dataset(tmp_path, scale=1e5)
+    first = next(at for at, rows in enumerate(dataset.vectors) if rows is not None and np.abs(rows).max() > 65_519)
+    with pytest.raises(BadInput) as caught:
+        export(dataset.folder, "npy", tmp_path / "x", "float16", "embedding")
+    assert f"record {IDS[first]} (ordinal {first}): its number " in str(caught.value)
+    assert str(caught.value).endswith("float16, which ends at 65,504. Export with --numbers float32.")
+    assert not (tmp_path / "x").exists()
+
+
+def test_float16_refuses_a_vector_that_would_be_zero(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"record .* makes all of them 0"):
+        export(write_dataset(tmp_path, scale=1e-10).folder, "npy", tmp_path / "x", "float16", "embedding")
+
+
+def test_no_rows_are_rounded_too() -> None:
     assert Rounding("float16")(np.zeros((0, 3), np.float32)).shape == (0, 3)
 
 

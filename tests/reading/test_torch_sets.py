@@ -60,6 +60,21 @@ def test_spawned_workers_or_none_give_every_record_once(
     assert loaded(loader)[0] != ordinals
 
 
+def test_workers_that_were_forked_and_live_on_see_the_epoch_that_is_set_later(
+    layout: RunLayout, expected: dict[int, list[float]]
+) -> None:
+    stream = ShuffledVectors(hpc_embed.open_dataset(layout.root), seed=1)
+    loader = DataLoader(stream, 64, num_workers=1, multiprocessing_context="fork", persistent_workers=True)
+    first, same = (loaded(loader) for _ in range(2))
+    assert same == first
+    stream.set_epoch(1)
+    ordinals, vectors = loaded(loader)
+    assert ordinals != first[0]
+    assert vectors == first[1] == expected
+    stream.set_epoch(0)
+    assert loaded(loader)[0] == first[0]
+
+
 def order(stream: ShuffledVectors) -> list[int]:
     return [example.ordinal for example in stream]
 
@@ -83,6 +98,48 @@ def test_ranks_share_the_records_evenly(num_ranks: int, layout: RunLayout, expec
     shares = [order(ShuffledVectors(dataset, rank=rank, num_ranks=num_ranks)) for rank in range(num_ranks)]
     assert sorted(ordinal for share in shares for ordinal in share) == [*expected]
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def pretend_to_be(rank: int, num_ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As behind init_process_group."""
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: rank)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: num_ranks)
+
+
+def test_ranks_find_their_share_by_themselves_and_one_that_is_given_goes_first(
+    layout: RunLayout, expected: dict[int, list[float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = hpc_embed.open_dataset(layout.root)
+    shares = []
+    for rank in range(3):
+        pretend_to_be(rank, 3, monkeypatch)
+        shares.append(order(ShuffledVectors(dataset)))
+        assert shares[-1] == order(ShuffledVectors(dataset, rank=rank, num_ranks=3))
+    assert sorted(ordinal for share in shares for ordinal in share) == [*expected]
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert sorted(order(ShuffledVectors(dataset, rank=0))) == [*expected], "rank 0 of 1 has all"
+
+
+def test_a_process_group_that_is_not_there_is_not_asked(
+    layout: RunLayout, expected: dict[int, list[float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_to_be(1, 2, monkeypatch)
+    monkeypatch.setattr(torch.distributed, "is_available", lambda: False)
+    assert sorted(order(ShuffledVectors(hpc_embed.open_dataset(layout.root)))) == [*expected]
+
+
+@pytest.mark.parametrize("given", [{"rank": 1}, {"rank": 2, "num_ranks": 2}, {"rank": -1}, {"num_ranks": 2}])
+def test_a_rank_that_would_read_nothing_or_a_share_unasked_is_refused(given: dict[str, int], layout: RunLayout) -> None:
+    with pytest.raises(UsageError, match=r"rank .* of .*: there is no such one\. Give rank"):
+        ShuffledVectors(hpc_embed.open_dataset(layout.root), **given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["embedding_per_token_6", "embedding_mean_6"])
+def test_an_example_holds_its_own_numbers_and_no_others(name: str, tmp_path: Path) -> None:
+    dataset = hpc_embed.open_dataset(write_dataset(tmp_path, "per token and pooled").root)
+    for example in (*ShuffledVectors(dataset, name), VectorSet(dataset, name)[0]):
+        assert example.vector.untyped_storage().nbytes() == example.vector.numel() * 2, "float16"
 
 
 def test_vectors_of_tokens_come_record_by_record(tmp_path: Path) -> None:

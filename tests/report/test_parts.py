@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -13,12 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from hpc_embed.errors import BadInput, UsageError
 from hpc_embed.report.charts import plain
 from hpc_embed.report.colours import OTHERS, by_group, by_number, by_value
 from hpc_embed.report.devices import device_works, forecast_device
 from hpc_embed.report.facts import RunFacts, Work
-from hpc_embed.report.metadata import parse_column, read_values
-from hpc_embed.report.projection import nearest, pca
+from hpc_embed.report.facts import _planned_statuses as planned_statuses
+from hpc_embed.report.metadata import Column, parse_column, read_values
+from hpc_embed.report.projection import nearest, pca, umap
 from hpc_embed.report.records import describe_records
 from hpc_embed.report.sample import draw_sample
 from hpc_embed.results.index import publish_index
@@ -40,6 +44,7 @@ from hpc_embed.run.plan import Cost, Plan
         ("Tesla T4", "t4"),
         ("cpu (AMD EPYC 7763 64-Core Processor, 2 threads)", "cpu"),
         ("Intel Arc A770", None),
+        ("Grace CPU", None),
     ],
 )
 def test_devices_by_their_drivers_names(name: str, known: str | None) -> None:
@@ -66,6 +71,8 @@ def test_many_numbers_are_a_scale_and_few_are_groups() -> None:
     assert len(by_value("score", [str(number / 2) for number in range(20)]).legend) == 10
     assert [entry.label for entry in by_value("cluster", ["1", "2", "1", ""]).legend] == ["1", "2", "none"]
     assert [entry.label for entry in by_value("mixed", ["1", "x"]).legend] == ["1", "x"]
+    assert by_value("mixed", ["1", "x"]).title == "mixed"
+    assert by_value("score", [str(number / 2) for number in range(20)]).title == "score"
 
 
 def test_the_principal_components_are_those_of_a_full_svd() -> None:
@@ -150,6 +157,87 @@ def test_ids_are_found_in_their_column_or_in_the_first(tmp_path: Path) -> None:
     assert read_values(parse_column(f"{path}:class"), ["a", "b"]) == ["", "3"]
 
 
+@pytest.mark.parametrize("text", ["meta.tsv", "meta.tsv:", ":family", ":", ""])
+def test_half_a_column_is_none(text: str) -> None:
+    with pytest.raises(UsageError, match=f"--colour-by {text}: not FILE:COLUMN"):
+        parse_column(text)
+
+
+def test_a_table_without_the_column_or_any_of_the_records_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "table.tsv"
+    path.write_text("id\tfamily\nzz\tx\n")
+    assert read_values(Column(path, "family"), ["zz"]) == ["x"]
+    assert read_values(Column(path, "family"), []) == []
+    with pytest.raises(BadInput, match="none of the records that the report shows is in its column id"):
+        read_values(Column(path, "family"), ["a", "b"])
+    with pytest.raises(UsageError, match=r"no column clan\. It has id, family\."):
+        read_values(Column(path, "clan"), ["zz"])
+    path.write_text("")
+    with pytest.raises(UsageError, match="no column family"):
+        read_values(Column(path, "family"), ["zz"])
+
+
+def test_what_was_planned_is_told_by_status_without_those_that_no_record_has() -> None:
+    totals = {"num_embedded": 5, "num_windowed": 4, "num_truncated": 3, "num_skipped": 2}
+    plan = cast(Plan, SimpleNamespace(totals=SimpleNamespace(**totals)))
+    assert planned_statuses(plan) == {"embedded": 5, "windowed": 4, "truncated": 3, "skipped": 2}
+    plan = cast(Plan, SimpleNamespace(totals=SimpleNamespace(**{**totals, "num_windowed": 0})))
+    assert [*planned_statuses(plan)] == ["embedded", "truncated", "skipped"]
+
+
+def test_a_device_that_the_forecast_does_not_know_has_no_prediction_and_no_peak(tmp_path: Path) -> None:
+    plan = cast(Plan, SimpleNamespace(cost=Cost(linear_flops=10**12, quadratic_flops=0)))
+    quick = work("Intel Arc A770", "bf16", "")
+    quick = quick._replace(facts=replace(quick.facts, seconds=0.25, padding_efficiency=0.0, peak_memory_bytes=7))
+    (told,) = device_works(RunFacts(plan, RunLayout(tmp_path), 1, 0, 0, [quick], [], Counter(), {}, False))
+    assert (told.predicted_hours, told.share_of_peak) == (None, None)
+    assert (told.hours, told.tokens_per_second) == (0.25 / 3600, 3600)
+    assert (told.num_canaries, told.num_different_canaries, told.peak_memory_bytes) == (0, 0, 7)
+    assert told.padding_efficiency < 1e-8
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "share"),
+    [
+        ("Tesla T4", "fp32", 1e14 / 8.1e12),
+        ("Tesla T4", "bf16", None),
+        ("NVIDIA H100 80GB HBM3", "fp32", None),
+        ("cpu (AMD)", "bf16", None),
+        ("cpu (AMD)", "fp32", None),
+    ],
+)
+def test_a_share_of_the_peak_is_told_where_the_data_sheet_is_for_the_precision(
+    device: str, precision: str, share: float | None, tmp_path: Path
+) -> None:
+    plan = cast(Plan, SimpleNamespace(cost=Cost(linear_flops=10**12, quadratic_flops=0)))
+    facts = RunFacts(plan, RunLayout(tmp_path), 1, 0, 0, [work(device, precision, "")], [], Counter(), {}, False)
+    assert device_works(facts)[0].share_of_peak == (share and pytest.approx(share))
+
+
+@pytest.mark.parametrize(("num_vectors", "num_neighbours"), [(2, 2), (10, 9), (16, 15), (40, 15)])
+def test_umap_is_asked_for_cosines_and_the_same_points_each_time(
+    num_vectors: int, num_neighbours: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, object]] = []
+
+    class Fake:
+        def __init__(self, **how: object) -> None:
+            asked.append(how)
+
+        def fit_transform(self, vectors_ND: np.ndarray) -> list[list[float]]:
+            return vectors_ND[:, :2].tolist()  # type: ignore[no-any-return]
+
+    monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=Fake))
+    vectors_ND = np.random.default_rng(0).standard_normal((num_vectors, 4)).astype(np.float32)
+    plane = umap(vectors_ND)
+    assert asked == [
+        {"n_neighbors": num_neighbours, "metric": "cosine", "init": "random", "random_state": 0, "n_jobs": 1}
+    ]
+    assert np.array_equal(plane.points_N2, vectors_ND[:, :2])
+    assert (plane.method, plane.points_N2.dtype.name) == ("UMAP", "float64")
+    assert plane.axes == ("UMAP 1 (distances far apart mean little)", "UMAP 2")
+
+
 def test_text_in_figures_is_short_and_no_tex() -> None:
     assert plain("$$x$$\ny") == "$ $x$ $ y"
     assert len(plain("x" * 100)) == 48
@@ -185,4 +273,6 @@ def test_each_kind_of_device_is_told_of_by_itself(tmp_path: Path) -> None:
     assert h100.share_of_peak == pytest.approx(1e14 / 989e12)
     assert h100.predicted_hours == pytest.approx(2e15 / (989e12 * 0.4) / 3600)
     assert t4.share_of_peak is None, "its data sheet's figure here is FP32's"
+    assert (h100.device, h100.precision, t4.device) == ("NVIDIA H100 80GB HBM3", "bf16", "Tesla T4")
+    assert (h100.num_canaries, h100.num_different_canaries, h100.peak_memory_bytes) == (2, 1, 1 << 30)
     assert (h100.num_odd_canaries, t4.num_odd_canaries) == (0, 1)

@@ -317,7 +317,7 @@ def test_per_token_the_dataset_opens_everywhere(per_token: tuple[Plan, RunLayout
     gather(plan, layout, GatherSettings())
     glob = str(layout.dataset / "*.parquet")
     assert np.stack(pd.read_parquet(layout.dataset).embedding[0]).shape == (10, 320)
-    assert pl.read_parquet(layout.dataset).schema["embedding"] == pl.List(pl.Array(pl.Float32, 320))
+    assert pl.read_parquet(layout.dataset).schema["embedding"] == pl.List(pl.List(pl.Float32))
     assert duckdb.sql(f"select max(len(embedding)) from '{glob}'").fetchall() == [(29,)]
     loaded = datasets.Dataset.from_parquet(glob, cache_dir=str(tmp_path / "cache"))
     assert np.array(loaded[4]["embedding"]).shape == (29, 320)
@@ -349,7 +349,7 @@ def test_the_dataset_opens_in_pandas_polars_duckdb_and_datasets(done: tuple[Plan
     gather(plan, layout, GatherSettings())
     glob = str(layout.dataset / "*.parquet")
     assert pd.read_parquet(layout.dataset).embedding[0].shape == (420,)
-    assert pl.read_parquet(layout.dataset).schema["embedding"] == pl.Array(pl.Float32, 420)
+    assert pl.read_parquet(layout.dataset).schema["embedding"] == pl.List(pl.Float32)
     assert duckdb.sql(f"select count(*), max(len(embedding)) from '{glob}'").fetchall() == [(5, 420)]
     loaded = datasets.Dataset.from_parquet(glob, cache_dir=str(tmp_path / "cache"))
     assert loaded.num_rows == 5

@@ -248,7 +248,7 @@ def test_columns_have_the_names_and_types_that_readers_know(dtype: str) -> None:
     outputs = outputs_of("per_token,mean", 0)
     schema = dataset_schema(4, dtype, {"model": "m"}, outputs)
     number = {"float32": pa.float32(), "float16": pa.float16()}[dtype]
-    vector = pa.list_(pa.field("element", number), 4)
+    vector = pa.large_list(pa.field("element", number))
     per_token, pooled = (schema.field(name) for name in schema.names if name.startswith("embedding"))
     assert (per_token.type, pooled.type) == (pa.large_list(pa.field("element", vector)), vector)
     assert per_token.type.value_field.name == pooled.type.value_field.name == "element"
@@ -257,5 +257,5 @@ def test_columns_have_the_names_and_types_that_readers_know(dtype: str) -> None:
         pa.string(),
         pa.int32(),
     ]
-    assert schema.metadata == {b"hpc_embed": b'{"model": "m"}'}
+    assert schema.metadata == {b"hpc_embed": b'{"model": "m", "dimension": 4}'}
     assert "windows" in dataset_schema(4, dtype, {}, outputs, holds_vectors=False).names

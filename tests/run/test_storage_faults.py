@@ -128,7 +128,7 @@ def test_twins_in_any_order_leave_one_output_and_compute_nothing_for_a_third(
 
 @pytest.mark.filterwarnings("ignore:This process")  # that newer Pythons say of forks beside threads
 def test_killed_at_any_moment_a_run_goes_on_to_the_same_bytes(truth: Undisturbed, tmp_path: Path) -> None:
-    assert kills.kill_forks(15, 7, truth, tmp_path / "forks").num_kills == 15
+    assert kills.kill_forks(15, 7, truth, tmp_path / "forks").num_kills >= 15
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small disk")

@@ -66,12 +66,12 @@ def test_numbers_lie_plain_side_by_side_and_say_whose_they_are(tmp_path: Path) -
     assert (column.compression, column.statistics, column.has_dictionary_page) == ("UNCOMPRESSED", None, False)
     assert all("DICTIONARY" not in encoding for encoding in column.encodings)
     schema = pq.read_schema(path)
-    element = pa.field("element", pa.float32(), nullable=False)
-    assert schema.field("vector").type == pa.list_(element, 3)
+    assert schema.field("vector").type == pa.list_(pa.field("element", pa.float32(), nullable=False))
     assert schema.field("vector").type.value_field.name == "element"
     assert not schema.field("vector").type.value_field.nullable
     assert [str(schema.field(name).type) for name in ("window", "num_tokens")] == ["int64", "int32"]
-    assert schema.metadata[b"hpc_embed"] == b'{"fingerprint": "f"}'
+    assert schema.metadata[b"hpc_embed"] == b'{"fingerprint": "f", "dimension": 3}'
+    assert (VectorFile(path).dimension, VectorFile(path).metadata) == (3, {"fingerprint": "f"})
     start = VectorFile(path).places().first_byte_G[0]
     assert (
         np.frombuffer(path.read_bytes()[start : start + 60], "<f4").tolist()

@@ -50,6 +50,13 @@ REASONS = (
     (r"\.read\((\w+|1 << \d+)\)", "how much at once, not what"),
     (r"(?:Spill\([\w.]+, |scratch / |temporary_sibling\(.* / )(\"\w+\")", "the name of a scratch file"),
     (r"\.get\((?:\w+|\"\w+\")(, (?:\"\"|None|b\"\{\}\"))", "a default that reads as nothing, like any other"),
+    (
+        r"((?:fill_color|line_color|line_width|size|height|nonselection_\w+|bottom|name|tooltips)=[^,()]+,?)",
+        "how a figure looks",
+    ),
+    (r"_figure\(.*, (\d+)", "how a figure looks"),
+    (r"OKABE_ITO\[(\d)\]", "how a figure looks"),
+    (r"(chart\.(?:toolbar|axis|background|border|legend)\S* = .*)", "how a figure looks"),
 )
 """What may be altered, as a group among what stands around it, without anything that a test should hold; and why."""
 
