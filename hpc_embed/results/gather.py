@@ -20,11 +20,13 @@ from hpc_embed.results.index import publish_index
 from hpc_embed.results.parts import MEBIBYTE, PartsWriter, Room
 from hpc_embed.results.waiting import wait_for_markers
 from hpc_embed.results.windows import Windows, room_for_places, settle
-from hpc_embed.run.files import remove, remove_leftovers, whole_folder, write_json
+from hpc_embed.run.files import remove, whole_folder, write_json
 from hpc_embed.run.layout import RunLayout
+from hpc_embed.run.leftovers import remove_leftovers
 from hpc_embed.run.links import refuse_links
 from hpc_embed.run.markers import Marker, digest_of_outputs
 from hpc_embed.run.plan import Plan, refuse_false_totals
+from hpc_embed.run.record_proof import refuse_false_records
 
 MOST_NAMED = 5
 MOST_THREADS = 8
@@ -67,6 +69,7 @@ def gather(plan: Plan, layout: RunLayout, settings: GatherSettings) -> Gathered:
         facts = _facts(plan, markers, settings)
         if (found := _existing(layout, facts)) is not None:
             return found._replace(seconds=time.monotonic() - started)
+        refuse_false_records(plan, layout.records)
         remove(layout.dataset_facts)
         with (
             whole_folder(layout.dataset) as folder,

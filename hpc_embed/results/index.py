@@ -35,7 +35,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from hpc_embed.planning.spill import Rows, Spill, bucket_of, buckets_for, by_bucket
-from hpc_embed.results.parts import Hashed, Part
+from hpc_embed.results.parts import Part
 from hpc_embed.results.windows import PLACE, Windows
 from hpc_embed.run import files
 from hpc_embed.run.faults import patiently
@@ -69,9 +69,8 @@ def publish_index(layout: RunLayout, windows: Windows | None = None) -> Part:
 
     def attempt() -> Part:
         with files.whole_file(layout.dataset_index) as file:
-            hashed = Hashed(file)
-            num_rows = write_index(layout.dataset, cast(IO[bytes], hashed), scratch, windows)
-        return Part(num_rows, hashed.num_bytes, hashed.digest.hexdigest())
+            num_rows = write_index(layout.dataset, cast(IO[bytes], file), scratch, windows)
+        return Part(num_rows, file.num_bytes, file.sha256)
 
     try:
         return patiently(attempt, layout.dataset_index)

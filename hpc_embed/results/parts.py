@@ -4,15 +4,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +25,7 @@ from hpc_embed.results.windows import Source
 from hpc_embed.run import files
 from hpc_embed.run.faults import patiently
 from hpc_embed.run.files import new_file
+from hpc_embed.run.hashed import Hashed
 from hpc_embed.run.vectors import PAGE_BYTES, ROW_GROUP_ROWS
 
 MEBIBYTE = 1 << 20
@@ -63,23 +62,6 @@ class Room(NamedTuple):
     """Vectors held in memory by all threads."""
     num_threads: int
     """At most; fewer where their memory would not do."""
-
-
-class Hashed(io.RawIOBase):
-    """A file that is written from its begin to its end, and the digest of what went into it."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.digest, self.num_bytes = hashlib.sha256(), 0
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, content: Any) -> int:
-        self.digest.update(content)
-        self.num_bytes += len(content)
-        self._file.write(content)
-        return len(content)
 
 
 def part_name(index: int) -> str:
@@ -145,7 +127,7 @@ class PartsWriter:
                         break
                     with self._lock:
                         count.advance(num_records)
-        return Part(num_rows, hashed.num_bytes, hashed.digest.hexdigest()), statuses
+        return Part(num_rows, hashed.num_bytes, hashed.sha256), statuses
 
     @cached_property
     def _group_size(self) -> int:
