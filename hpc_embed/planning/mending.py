@@ -6,10 +6,8 @@ has digests of. Then what was lost is put in its place; nothing else is touched.
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +21,7 @@ from hpc_embed.planning.scan import Scanned
 from hpc_embed.progress import note
 from hpc_embed.registry import Model
 from hpc_embed.run import files
-from hpc_embed.run.layout import RunLayout, withdrawn_folder
+from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.plan import Plan
 from hpc_embed.run.record_proof import refuse_false_records
 from hpc_embed.run.shard_table import ShardFacts, ShardTable
@@ -97,14 +95,13 @@ def mend(
     digests = [facts.sha256 for facts in made.shards]
     lost = lost._replace(shards=_lost_shards(layout, digests, resources.num_threads))
     for index in lost.shards:
-        _put(anew.shard(index), layout.shard(index))
+        files.put(anew.shard(index), layout.shard(index))
         files.remove(layout.failure(index))
     mended = replace(plan, shards=made.shards)
     if not lost.has_records or not plan.records_sha256:
-        _put(anew.records, layout.records)
+        files.put(anew.records, layout.records)
         mended = replace(mended, records_sha256=made.records.sha256)
     if not lost.has_table or mended != plan:
-        _make_way(layout.shard_table)
         mended.write(layout.plan)
     names = [path.name for path in lost.paths(layout)]
     note(f"made anew: {', '.join([*names[:MOST_NAMED], *(['…'] if len(names) > MOST_NAMED else [])])}")
@@ -127,16 +124,3 @@ def _refuse_other_dealing(plan: Plan, layout: RunLayout, made: tuple[ShardFacts,
 
 def _without_digests(shards: Sequence[ShardFacts]) -> tuple[ShardFacts, ...]:
     return tuple(replace(facts, sha256="") for facts in shards)
-
-
-def _put(source: Path, target: Path) -> None:
-    _make_way(target)
-    files.put(source, target)
-
-
-def _make_way(path: Path) -> None:
-    """A folder in the place of a file goes aside."""
-    with suppress(FileNotFoundError, NotADirectoryError):
-        judged = files.storage.status(path)
-        if stat.S_ISDIR(judged.st_mode):
-            files.set_aside(path, withdrawn_folder(path.parent), judged)

@@ -28,7 +28,7 @@ from hpc_embed.run.intake import Intake
 from hpc_embed.run.layout import RunLayout, shard_folders, shard_name
 from hpc_embed.run.licences import is_non_commercial
 from hpc_embed.run.markers import judge, read_marker, withdraw
-from hpc_embed.run.plan import Embedding, InputFile, Plan, Totals, changes, fingerprint, read_plan
+from hpc_embed.run.plan import AS_IT_WAS, Embedding, InputFile, Plan, Totals, changes, fingerprint, read_plan
 from hpc_embed.run.survey import survey
 from hpc_embed.sequences.sources import expand_inputs
 
@@ -97,6 +97,8 @@ def _plan(
         intake = replace(intake, reads_u_as_t=num_u_as_t > 0)
         print_mark = fingerprint(identity, embedding, inputs, intake)
         if old is not None:
+            if lost and not lost.has_table and old.fingerprint != print_mark:
+                raise RunConflict(f"{layout.plan}: of another run than {layout.shard_table.name}.", remedy=AS_IT_WAS)
             _refuse_another(old, layout, settings, identity, embedding, intake, inputs, print_mark)
             _make_folders(old, layout)
             if not lost:

@@ -20,6 +20,7 @@ from hpc_embed.errors import RunConflict
 from hpc_embed.report.facts import RunFacts
 from hpc_embed.run import files
 from hpc_embed.run.faults import is_passing, reason
+from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.shards import MADE_ANEW
 
 MOST_RECORDS = 1 << 20
@@ -134,5 +135,6 @@ def opened(path: Path) -> Iterator[pq.ParquetFile]:
         except (OSError, pa.ArrowException) as error:
             if is_passing(error) or (isinstance(error, OSError) and error.errno is not None):
                 raise
-            remedy = "`hpc-embed gather --check` tells what of a dataset is whole."
+            is_records = path.name == RunLayout(path.parent).records.name
+            remedy = MADE_ANEW if is_records else "`hpc-embed gather --check` tells what of a dataset is whole."
             raise RunConflict(f"{path}: damaged ({reason(error)}).", remedy=remedy) from error

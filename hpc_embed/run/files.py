@@ -20,6 +20,7 @@ from typing import BinaryIO, NamedTuple, cast
 from hpc_embed.errors import RunConflict
 from hpc_embed.run.faults import patiently
 from hpc_embed.run.hashed import Hashed
+from hpc_embed.run.layout import withdrawn_folder
 from hpc_embed.run.storage import CANNOT_EXCHANGE, Storage
 from hpc_embed.run.temporaries import temporary_sibling as temporary_sibling
 from hpc_embed.run.temporaries import this_host as this_host
@@ -61,7 +62,7 @@ def whole_file(path: Path, *, by_digest: bool = False) -> Iterator[Hashed]:
     try:
         with new_file(temporary) as file:
             yield (hashed := Hashed(file))
-        _rename(temporary, _named_by(hashed.sha256, path) if by_digest else path)
+        _replace(temporary, _named_by(hashed.sha256, path) if by_digest else path)
     except BaseException:
         discard(temporary)
         raise
@@ -144,6 +145,15 @@ def _rename(source: Path, target: Path) -> None:
     except OSError:
         if not _is(target, before):  # done, though a lost reply says otherwise (rename(2), BUGS)
             raise
+
+
+def _replace(source: Path, target: Path) -> None:
+    """As `_rename`; a folder in the place of the file goes aside."""
+    try:
+        _rename(source, target)
+    except IsADirectoryError:
+        set_aside(target, withdrawn_folder(target.parent), storage.status(target))
+        _rename(source, target)
 
 
 def _is_one_file(one: Path, other: Path) -> bool:
@@ -260,7 +270,7 @@ def set_aside(path: Path, folder: Path, judged: os.stat_result) -> None:
 def put(source: Path, target: Path) -> None:
     """A finished file in the place of what is under its name, durably."""
     make_folders(target.parent)
-    _rename(source, target)
+    _replace(source, target)
     storage.sync_folder(target.parent)
 
 
@@ -271,9 +281,12 @@ def discard(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file that need not be there."""
+    """Remove a file that need not be there; a folder in its place goes aside."""
     with suppress(FileNotFoundError):
-        storage.unlink(path)
+        try:
+            storage.unlink(path)
+        except IsADirectoryError:
+            set_aside(path, withdrawn_folder(path.parent), storage.status(path))
 
 
 def remove_tree(path: Path) -> None:
@@ -299,12 +312,16 @@ def remove_tree(path: Path) -> None:
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Publish a JSON file, keys as given, so that equal content is equal bytes."""
-    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    write_whole(path, lambda file: _write(file, text.encode("utf-8")))
+    write_whole(path, lambda file: _write(file, content))
 
 
-def _write(file: BinaryIO, content: bytes) -> None:
-    file.write(content)
+def draft_json(path: Path, content: Mapping[str, object]) -> Draft:
+    """The same, not yet under its name."""
+    return write_draft(path, lambda file: _write(file, content))
+
+
+def _write(file: BinaryIO, content: Mapping[str, object]) -> None:
+    file.write((json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
 
 
 def read_bytes(path: Path) -> bytes:
