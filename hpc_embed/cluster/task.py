@@ -14,8 +14,9 @@ from hpc_embed.cluster.worker_process import Assignment
 from hpc_embed.config import WorkSettings
 from hpc_embed.errors import UsageError
 from hpc_embed.progress import counting, note
-from hpc_embed.run.files import make_folders, remove_leftovers
+from hpc_embed.run.files import make_folders
 from hpc_embed.run.layout import RunLayout, shard_name
+from hpc_embed.run.leftovers import remove_leftovers
 from hpc_embed.run.links import refuse_links
 from hpc_embed.run.markers import Failure, is_done, read_failure
 from hpc_embed.run.plan import Plan
@@ -89,6 +90,8 @@ def embed_shards(
         note(f"{num_done} of {len(shards)} shards are done already")
     if plan.model.is_untrained:
         note(f"warning: {plan.model.name} has random weights; its vectors are for trying out, not for use.")
+    if not plan.shards[todo[0]].sha256:
+        note(f"the plan is of {plan.version}, which wrote no checksums of shards: they are taken as they are.")
     assignment = Assignment(
         worker=make_worker(
             plan.model,
@@ -103,6 +106,7 @@ def embed_shards(
         fingerprint=plan.fingerprint,
         token_budget=settings.token_budget,
         piece_seconds=settings.piece_seconds,
+        digests={shard_name(index): plan.shards[index].sha256 for index in todo},
     )
     residues = sum(plan.shards[index].num_residues for index in todo)
     with counting("embedding", residues, "residues") as count:

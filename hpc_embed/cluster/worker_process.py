@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import NamedTuple
@@ -43,6 +43,8 @@ class Assignment(NamedTuple):
     fingerprint: str
     token_budget: int | None
     piece_seconds: float
+    digests: Mapping[str, str] | None = None
+    """Of the shard files, by name."""
 
 
 def work(
@@ -68,6 +70,7 @@ def work(
             piece_seconds=assignment.piece_seconds,
             events=events,
             should_stop=stop.is_set,
+            digests=assignment.digests,
         )
     except Interrupted:
         events.put(WorkerStopped())

@@ -16,7 +16,7 @@ from hpc_embed.run.layout import RunLayout
 def run(where: RunSettings, settings: PlanSettings, output: OutputSettings) -> int:
     """Plan, and print the forecast."""
     planned = make_plan(settings, RunLayout(Path(where.run_dir)))
-    if not planned.is_new:
+    if not planned.is_new and not planned.is_mended:
         note(f"{where.run_dir} holds this very plan already; nothing to do")
     figures = forecast(planned.plan, where.run_dir, settings.device)
     if output.json:

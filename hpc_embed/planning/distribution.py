@@ -21,7 +21,7 @@ from hpc_embed.planning.forecast import seconds_on
 from hpc_embed.planning.keys import WindowKeys
 from hpc_embed.planning.lookahead import in_turn
 from hpc_embed.planning.parts import Windows, read_letters, read_windows
-from hpc_embed.planning.records import write_records
+from hpc_embed.planning.records import WrittenRecords, write_records
 from hpc_embed.planning.routing import ROUTED, Routing, Sorted
 from hpc_embed.planning.scan import Scanned
 from hpc_embed.progress import counting
@@ -56,7 +56,7 @@ class Distributed(NamedTuple):
     """What is known once every window is in its shard."""
 
     shards: tuple[ShardFacts, ...]
-    num_distinct_ids: int
+    records: WrittenRecords
 
 
 class Lengths(NamedTuple):
@@ -93,8 +93,8 @@ def distribute(
             bytes_S = dealing.sums(lengths.lengths_L + ROUTED.itemsize)
             routing = Routing(bytes_S, scanned.folder, resources.memory_bytes, threads)
             _route(scanned, keys, dealing, routing, threads, records)
-            _write_shards(routing, layout, num_shards, threads, resources.num_threads, records)
-            return Distributed(_facts(dealing, lengths, tokens_L, cost), records.result())
+            of_shards = _write_shards(routing, layout, num_shards, threads, resources.num_threads, records)
+            return Distributed(_facts(dealing, lengths, tokens_L, cost, of_shards), records.result())
         finally:
             stop.set()
 
@@ -136,14 +136,19 @@ def _num_shards(cost: Cost, settings: PlanSettings, usual_shards: int | None, le
     return max(1, min(max(wanted, least), num_windows, MAX_SHARDS))
 
 
-def _raise_fault(beside: Future[int]) -> None:
+def _raise_fault(beside: Future[WrittenRecords]) -> None:
     """Raise what has gone wrong beside, as soon as it has."""
     if beside.done():
         beside.result()
 
 
 def _route(
-    scanned: Scanned, keys: WindowKeys, dealing: Dealing, routing: Routing, threads: Executor, records: Future[int]
+    scanned: Scanned,
+    keys: WindowKeys,
+    dealing: Dealing,
+    routing: Routing,
+    threads: Executor,
+    records: Future[WrittenRecords],
 ) -> None:
     """Send every unique window on its way to its shard."""
     calls = (
@@ -174,8 +179,15 @@ def _sort(
 
 
 def _write_shards(
-    routing: Routing, layout: RunLayout, num_shards: int, threads: Executor, num_threads: int, records: Future[int]
-) -> None:
+    routing: Routing,
+    layout: RunLayout,
+    num_shards: int,
+    threads: Executor,
+    num_threads: int,
+    records: Future[WrittenRecords],
+) -> list[str]:
+    """Their digests, in order."""
+    digests: list[str] = []
     for folder in shard_folders(layout.shards, num_shards):
         make_folders(folder)
     with (
@@ -183,19 +195,23 @@ def _write_shards(
         ThreadPoolExecutor(PUBLISHERS_PER_THREAD * (num_threads - 1) or 1) as publishers,
     ):
         groups = range(routing.num_groups)
-        for number in threads.map(lambda group: routing.write_group(group, layout, publishers), groups):
+        for written in threads.map(lambda group: routing.write_group(group, layout, publishers), groups):
             _raise_fault(records)
-            count.advance(number)
+            digests += written
+            count.advance(len(written))
     for stale in range(num_shards, MAX_SHARDS):
         if not layout.shard(stale).exists():
             break
         remove(layout.shard(stale))
+    return digests
 
 
-def _facts(dealing: Dealing, lengths: Lengths, tokens_L: Ints, cost: Cost) -> tuple[ShardFacts, ...]:
+def _facts(
+    dealing: Dealing, lengths: Lengths, tokens_L: Ints, cost: Cost, digests: list[str]
+) -> tuple[ShardFacts, ...]:
     values = (np.ones_like(tokens_L), lengths.lengths_L, tokens_L, flops(cost, tokens_L))
     columns = (np.rint(dealing.sums(values_L)).astype(np.int64).tolist() for values_L in values)
     return tuple(
-        ShardFacts(num_windows=windows, num_residues=residues, num_tokens=tokens, flops=num_flops)
-        for windows, residues, tokens, num_flops in zip(*columns, strict=True)
+        ShardFacts(num_windows=windows, num_residues=residues, num_tokens=tokens, flops=num_flops, sha256=digest)
+        for windows, residues, tokens, num_flops, digest in zip(*columns, digests, strict=True)
     )

@@ -14,6 +14,7 @@ from hpc_embed.errors import BadInput, RunConflict, UsageError
 from hpc_embed.memory import keep_freed_memory
 from hpc_embed.planning.cost import cost_of
 from hpc_embed.planning.distribution import Distributed, Resources, distribute
+from hpc_embed.planning.mending import find_lost, mend
 from hpc_embed.planning.outputs import layers_of, poolings_of, precision_of, stride_of
 from hpc_embed.planning.preparation import columns_of, endings_of, intake_of, tell_intake
 from hpc_embed.planning.scan import OpenedInput, Scanned, open_inputs, refuse_wrong_kind, scan
@@ -21,12 +22,13 @@ from hpc_embed.planning.scratch import scratch_folder, scratch_key
 from hpc_embed.planning.verdicts import STATUSES, Judge
 from hpc_embed.progress import counting, note
 from hpc_embed.registry import Model
+from hpc_embed.run import files
 from hpc_embed.run.files import make_folders
 from hpc_embed.run.identity import ModelIdentity, pin_model
 from hpc_embed.run.intake import Intake
 from hpc_embed.run.layout import RunLayout, shard_folders, shard_name
 from hpc_embed.run.markers import judge, read_marker, withdraw
-from hpc_embed.run.plan import Embedding, InputFile, Plan, Totals, changes, fingerprint, read_plan
+from hpc_embed.run.plan import AS_IT_WAS, Embedding, InputFile, Plan, Totals, changes, fingerprint, read_plan
 from hpc_embed.run.survey import survey
 from hpc_embed.sequences.sources import expand_inputs
 
@@ -42,6 +44,8 @@ class Planned(NamedTuple):
 
     plan: Plan
     is_new: bool
+    is_mended: bool = False
+    """Found with files lost or damaged, which are made anew."""
 
 
 def make_plan(settings: PlanSettings, layout: RunLayout, *, usual_shards: int | None = None) -> Planned:
@@ -80,18 +84,26 @@ def _plan(
     usual_shards: int | None,
 ) -> Planned:
     resources = _resources(settings)
-    is_new = not layout.plan.exists()
-    key = scratch_key([(one.source, one.seen) for one in opened], model, settings, keeps_letters=is_new)
+    old = read_plan(layout.plan) if files.exists(layout.plan) else None
+    lost = find_lost(old, layout, resources.num_threads) if old else None
+    deals = old is None or bool(lost)
+    key = scratch_key([(one.source, one.seen) for one in opened], model, settings, keeps_letters=deals)
     with scratch_folder(layout.root, key) as scratch:
         with counting("reading", None, "records") as count:
             judge = Judge(model, settings, intake)
-            scanned = scan(opened, judge, scratch, resources.num_threads, count, keeps_letters=is_new)
+            scanned = scan(opened, judge, scratch, resources.num_threads, count, keeps_letters=deals)
         inputs = tuple(scanned.inputs)
         num_u_as_t = sum(part.num_u_as_t for part in scanned.parts)
         intake = replace(intake, reads_u_as_t=num_u_as_t > 0)
         print_mark = fingerprint(identity, embedding, inputs, intake)
-        if not is_new:
-            return Planned(_existing(layout, settings, identity, embedding, intake, inputs, print_mark), False)
+        if old is not None:
+            if lost and not lost.has_table and old.fingerprint != print_mark:
+                raise RunConflict(f"{layout.plan}: of another run than {layout.shard_table.name}.", remedy=AS_IT_WAS)
+            _refuse_another(old, layout, settings, identity, embedding, intake, inputs, print_mark)
+            _make_folders(old, layout)
+            if not lost:
+                return Planned(old, False)
+            return Planned(mend(lost, old, layout, scanned, model, settings, resources), False, is_mended=True)
         if not scanned.num_windows:
             raise BadInput(
                 f"none of the {sum(scanned.statuses)} records can be embedded.",
@@ -113,6 +125,7 @@ def _plan(
         num_special_tokens=model.num_special_tokens,
         intake=intake,
         is_kind_forced=settings.force_kind,
+        records_sha256=done.records.sha256,
     )
     _make_room(plan, layout)
     plan.write(layout.plan)
@@ -135,15 +148,19 @@ def _plan(
 
 def _make_room(plan: Plan, layout: RunLayout) -> None:
     """Make the folders of a run, and take back what another plan has left in them: names then tell what is done."""
-    for root in (layout.outputs, layout.work):
-        for folder in shard_folders(root, len(plan.shards)):
-            make_folders(folder)
-    make_folders(layout.logs)
+    _make_folders(plan, layout)
     for index in sorted(survey(layout, len(plan.shards)).done):
         judged = judge(layout.outputs, shard_name(index))
         marker = read_marker(layout.outputs, shard_name(index))
         if marker is None or marker.fingerprint != plan.fingerprint:
             withdraw(layout.outputs, shard_name(index), judged)
+
+
+def _make_folders(plan: Plan, layout: RunLayout) -> None:
+    for root in (layout.outputs, layout.work):
+        for folder in shard_folders(root, len(plan.shards)):
+            make_folders(folder)
+    make_folders(layout.logs)
 
 
 def _resources(settings: PlanSettings) -> Resources:
@@ -172,7 +189,8 @@ def _embedding(settings: PlanSettings, model: Model) -> Embedding:
     )
 
 
-def _existing(
+def _refuse_another(
+    old: Plan,
     layout: RunLayout,
     settings: PlanSettings,
     identity: ModelIdentity,
@@ -180,8 +198,8 @@ def _existing(
     intake: Intake,
     inputs: tuple[InputFile, ...],
     print_mark: str,
-) -> Plan:
-    old = read_plan(layout.plan)
+) -> None:
+    """RunConflict where the folder holds another plan than the one that is asked for."""
     if old.fingerprint != print_mark:
         wanted = replace(old, model=identity, embedding=embedding, intake=intake, inputs=inputs)
         raise RunConflict(
@@ -194,7 +212,6 @@ def _existing(
             f"{layout.root} holds a plan of {len(old.shards)} shards.",
             remedy="Choose another --run-dir, or leave --num-shards as it was.",
         )
-    return old
 
 
 def _totals(scanned: Scanned, done: Distributed) -> Totals:
@@ -205,7 +222,7 @@ def _totals(scanned: Scanned, done: Distributed) -> Totals:
         num_windowed=by_status["windowed"],
         num_truncated=by_status["truncated"],
         num_skipped=by_status["skipped"],
-        num_duplicate_ids=sum(scanned.statuses) - done.num_distinct_ids,
+        num_duplicate_ids=sum(scanned.statuses) - done.records.num_distinct_ids,
         num_unknown_letters=sum(part.num_unknown_letters for part in scanned.parts),
         num_residues=sum(file.num_residues for file in scanned.inputs),
         num_windows=scanned.num_windows,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from functools import partial
 from threading import Event
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,7 @@ from hpc_embed.planning.scan import Scanned
 from hpc_embed.planning.spill import Bucketed, Spill, bucket_of, buckets_for, by_bucket
 from hpc_embed.planning.verdicts import STATUSES
 from hpc_embed.run.files import whole_file
+from hpc_embed.run.hashed import Hashed
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.parquet import parquet_writer
 from hpc_embed.sequences import kernel
@@ -44,6 +45,13 @@ ROW_GROUP_ROWS = 1 << 16
 IDS_PER_BUCKET = 1 << 18
 
 
+class WrittenRecords(NamedTuple):
+    """What is known of records.parquet once it is there."""
+
+    num_distinct_ids: int
+    sha256: str
+
+
 class Formed(NamedTuple):
     """Records of a block as they are written."""
 
@@ -54,8 +62,8 @@ class Formed(NamedTuple):
 
 def write_records(
     scanned: Scanned, keys: WindowKeys, layout: RunLayout, threads: Executor, memory_bytes: int, stop: Event
-) -> int:
-    """Write records.parquet, unless stopped; how many different ids there are."""
+) -> WrittenRecords:
+    """Write records.parquet, unless stopped."""
     num_records = sum(part.num_records for part in scanned.parts)
     ids = Spill(scanned.folder, "ids", DIGEST, buckets_for(num_records, IDS_PER_BUCKET), memory_bytes)
     with whole_file(layout.records) as file, _writer(file) as writer:
@@ -69,10 +77,10 @@ def write_records(
                 waiting = _write_group(writer, waiting)
         if sum(map(len, waiting)):
             _write_group(writer, waiting)
-    return num_distinct(ids)
+    return WrittenRecords(num_distinct(ids), file.sha256)
 
 
-def _writer(file: BinaryIO) -> pq.ParquetWriter:
+def _writer(file: Hashed) -> pq.ParquetWriter:
     return parquet_writer(
         file, SCHEMA, compression="snappy", use_dictionary=["status", "reason"], write_statistics=["ordinal"]
     )

@@ -75,8 +75,8 @@ class Routing:
         self._rows.relieve()
         self._letters.relieve()
 
-    def write_group(self, group: int, layout: RunLayout, publishers: Executor) -> int:
-        """Write the shards of one group, several at a time since each waits for the disk; how many they are."""
+    def write_group(self, group: int, layout: RunLayout, publishers: Executor) -> list[str]:
+        """Write the shards of one group, several at a time since each waits for the disk; their digests."""
         rows_N, content = self._rows.take(group), self._letters.take(group)
         first, stop = int(self._edges[group]), int(self._edges[group + 1])
         starts_N = np.cumsum(rows_N["length"]) - rows_N["length"]
@@ -87,12 +87,10 @@ class Routing:
         edges = np.searchsorted(shard_N, np.arange(first, stop + 1)).tolist()
         spans = list(zip(range(first, stop), pairwise(edges), strict=True))
 
-        def publish(shard: int, span: tuple[int, int]) -> None:
-            write_shard(layout.shard(shard), keys_N[slice(*span)], letters[slice(*span)])
+        def publish(shard: int, span: tuple[int, int]) -> str:
+            return write_shard(layout.shard(shard), keys_N[slice(*span)], letters[slice(*span)])
 
-        for published in [publishers.submit(publish, *one) for one in spans]:
-            published.result()
-        return stop - first
+        return [published.result() for published in [publishers.submit(publish, *one) for one in spans]]
 
 
 def _group_edges(num_bytes_S: NDArray[np.float64]) -> Ints:

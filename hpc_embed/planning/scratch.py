@@ -16,7 +16,8 @@ from hpc_embed import __version__
 from hpc_embed.config import PlanSettings
 from hpc_embed.errors import RunConflict, UsageError
 from hpc_embed.registry import Model
-from hpc_embed.run.files import make_folders, remove_leftovers, remove_tree
+from hpc_embed.run.files import make_folders, remove_tree
+from hpc_embed.run.leftovers import remove_leftovers
 from hpc_embed.run.temporaries import temporary_sibling
 from hpc_embed.sequences.sources import Seen
 

@@ -16,6 +16,7 @@ from hpc_embed.errors import BadInput, RunConflict, UsageError
 from hpc_embed.progress import counting
 from hpc_embed.reading.dataset import Dataset
 from hpc_embed.reading.formats import FORMATS, Block, Contents
+from hpc_embed.results.checking import check
 from hpc_embed.results.dataset import find_dataset
 from hpc_embed.results.narrowing import DoesNotHold, narrowed
 from hpc_embed.run.files import whole_folder, write_json
@@ -65,6 +66,7 @@ def export(where: Path, to: str, target: Path, dtype: str, column: str) -> Expor
     Raises RunConflict where there is no dataset, or something else in the target's place.
     """
     layout = find_dataset(where)
+    check(layout)
     facts = json.loads(layout.dataset_facts.read_text(encoding="utf-8"))
     dataset = Dataset(layout)
     contents = _contents(dataset, column, dtype)

@@ -57,9 +57,12 @@ class VectorReader:
     def _part(self, number: int) -> PlacedFile:
         if number not in self._parts:
             name = self._names[number]
-            part = PlacedFile(self._dataset / name)
+            try:
+                part = PlacedFile(self._dataset / name)
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+                raise RunConflict(f"{self._dataset / name} is missing.", remedy="Gather again.") from error
             if part.num_bytes != self._index.parts[name]:
-                raise RunConflict(f"{part.path} is not what was gathered.", remedy="See `hpc-embed gather --check`.")
+                raise RunConflict(f"{part.path} is not what was gathered.", remedy="Gather again.")
             self._parts[number] = part
             if len(self._parts) > MOST_OPEN_PARTS:
                 self._parts.popitem(last=False)

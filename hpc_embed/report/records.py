@@ -20,6 +20,8 @@ from hpc_embed.errors import RunConflict
 from hpc_embed.report.facts import RunFacts
 from hpc_embed.run import files
 from hpc_embed.run.faults import is_passing, reason
+from hpc_embed.run.layout import RunLayout
+from hpc_embed.run.shards import MADE_ANEW
 
 MOST_RECORDS = 1 << 20
 """Of more, evenly spread row groups are looked at."""
@@ -122,12 +124,17 @@ def read_groups(groups: Sequence[Group], columns: Sequence[str]) -> Iterator[pa.
 
 @contextmanager
 def opened(path: Path) -> Iterator[pq.ParquetFile]:
-    """RunConflict for what is no Parquet; OSError where it cannot be read for now."""
-    with files.storage.open_to_read(path) as content:
+    """RunConflict for what is missing or no Parquet; OSError where it cannot be read for now."""
+    try:
+        source = files.storage.open_to_read(path)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise RunConflict(f"{path} is missing.", remedy=MADE_ANEW) from error
+    with source as content:
         try:
             yield pq.ParquetFile(content)
         except (OSError, pa.ArrowException) as error:
             if is_passing(error) or (isinstance(error, OSError) and error.errno is not None):
                 raise
-            remedy = "`hpc-embed gather --check` tells what of a dataset is whole."
+            is_records = path.name == RunLayout(path.parent).records.name
+            remedy = MADE_ANEW if is_records else "`hpc-embed gather --check` tells what of a dataset is whole."
             raise RunConflict(f"{path}: damaged ({reason(error)}).", remedy=remedy) from error

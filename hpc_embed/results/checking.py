@@ -36,7 +36,10 @@ def check(layout: RunLayout) -> Checked:
     """
     facts = _facts(layout)
     parts: dict[str, Any] = facts["parts"]
-    found = patiently(lambda: files.storage.names(layout.dataset), layout.dataset)
+    try:
+        found = patiently(lambda: files.storage.names(layout.dataset), layout.dataset)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise RunConflict(f"{layout.dataset} is missing.", remedy="Gather again.") from error
     problems = {name: "is missing" for name in parts if name not in found}
     problems |= {name: "is not of this dataset" for name in found if name not in parts}
     for name in sorted(set(parts) & set(found)):

@@ -110,7 +110,7 @@ def _prove_shard(plan: Plan, layout: RunLayout, windows: Windows, shard: tuple[i
         return proven
     except FileNotFoundError:
         return _why_missing(layout.outputs, name)
-    except (BadOutput, Damaged) as error:
+    except (BadOutput, Damaged, IsADirectoryError) as error:
         return _withdraw_false(layout, name, judged, error)
 
 
@@ -143,7 +143,8 @@ def withdraw_odd(layout: RunLayout, markers: Sequence[Marker]) -> dict[str, str]
     for place, distance in odd_ones(canaries).items():
         shard, facts = markers[place].shard, markers[place].facts
         problems[shard] = (
-            f"is withdrawn: {facts.device} of {facts.process} computes wrongly, its canary is {distance:.0%} off"
+            f"is withdrawn: {facts.device} of {facts.process} computes wrongly, its canary is off by {distance:.2g} of "
+            "its length"
         )
         with suppress(FileNotFoundError):  # a twin was faster
             judged = patiently(lambda shard=shard: judge(layout.outputs, shard), layout.outputs)  # type: ignore[misc]

@@ -7,24 +7,32 @@ import os
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 from hpc_embed import __version__
 from hpc_embed.config import GatherSettings
 from hpc_embed.errors import EnvironmentFault, Incomplete, RunConflict, UsageError
 from hpc_embed.progress import counting
+from hpc_embed.results.camps import refuse_camps
 from hpc_embed.results.checks import Problems, collect, withdraw_odd
 from hpc_embed.results.dataset import Arrangement, dataset_schema
-from hpc_embed.results.index import publish_index
+from hpc_embed.results.index import draft_index
 from hpc_embed.results.parts import MEBIBYTE, PartsWriter, Room
+from hpc_embed.results.threads import in_order
 from hpc_embed.results.waiting import wait_for_markers
 from hpc_embed.results.windows import Windows, room_for_places, settle
-from hpc_embed.run.files import remove, remove_leftovers, whole_folder, write_json
+from hpc_embed.run import files
+from hpc_embed.run.faults import patiently
+from hpc_embed.run.files import discard, draft_json, put, sha256_of_file, whole_folder
 from hpc_embed.run.layout import RunLayout
+from hpc_embed.run.leftovers import remove_leftovers
 from hpc_embed.run.links import refuse_links
 from hpc_embed.run.markers import Marker, digest_of_outputs
 from hpc_embed.run.plan import Plan, refuse_false_totals
+from hpc_embed.run.record_proof import refuse_false_records
 
 MOST_NAMED = 5
 MOST_THREADS = 8
@@ -62,32 +70,60 @@ def gather(plan: Plan, layout: RunLayout, settings: GatherSettings) -> Gathered:
         with counting("proving", len(plan.shards), "shards") as count:
             markers, problems = collect(plan, layout, windows, places_U, count, num_threads)
         settle(places_U)
+        refuse_camps(markers)
         problems.missing.update(withdraw_odd(layout, markers))
         _refuse(problems, len(plan.shards))
         facts = _facts(plan, markers, settings)
-        if (found := _existing(layout, facts)) is not None:
+        if (found := _existing(layout, facts, num_threads)) is not None:
             return found._replace(seconds=time.monotonic() - started)
+        refuse_false_records(plan, layout.records)
+        _write(plan, layout, settings, windows, facts, num_threads)
+    if (result := _existing(layout, facts, num_threads)) is None:
+        raise RunConflict(
+            f"{layout.dataset} is not what was just written there: another gather is at work, or the storage lies.",
+            remedy="Gather again, one at a time.",
+        )
+    return result._replace(is_new=True, seconds=time.monotonic() - started)
+
+
+def _write(
+    plan: Plan,
+    layout: RunLayout,
+    settings: GatherSettings,
+    windows: Windows,
+    facts: dict[str, object],
+    num_threads: int,
+) -> None:
+    """Write the dataset, its index and dataset.json beside, and put all three in their places once they are whole.
+
+    What goes wrong before that leaves the dataset that was there as it was, dataset.json and index too.
+    """
+    embedding = plan.embedding
+    copies = settings.layout == "parts"
+    cut = (embedding.max_residues, embedding.stride)
+    how = Arrangement(embedding.outputs, plan.num_special_tokens, *cut, holds_vectors=copies)
+    schema = dataset_schema(plan.dimension, settings.dtype, _for_parts(facts), how.outputs, holds_vectors=copies)
+    room = Room(settings.part_mebibytes, settings.memory_mebibytes, num_threads)
+    drafts: list[files.Draft] = []
+    try:
         with (
             whole_folder(layout.dataset) as folder,
             counting("gathering", plan.totals.num_records, "records") as count,
         ):
-            embedding = plan.embedding
-            copies = settings.layout == "parts"
-            cut = (embedding.max_residues, embedding.stride)
-            how = Arrangement(embedding.outputs, plan.num_special_tokens, *cut, holds_vectors=copies)
-            metadata = _for_parts(facts)
-            schema = dataset_schema(plan.dimension, settings.dtype, metadata, how.outputs, holds_vectors=copies)
-            room = Room(settings.part_mebibytes, settings.memory_mebibytes, num_threads)
             statuses, parts = PartsWriter(folder, layout.records, windows, how, schema, room).write(count)
             _prove(plan, dict(statuses))
-            remove(layout.dataset_facts)  # not before the parts are whole: what fails leaves the dataset that was there
-        content = {**facts, "num_records": statuses.total(), "statuses": dict(sorted(statuses.items()))}
-        content["parts"] = {name: part._asdict() for name, part in parts.items()}
-        content["index"] = publish_index(layout, None if copies else windows)._asdict()
-        write_json(layout.dataset_facts, content)
-    result = _existing(layout, facts)
-    assert result is not None
-    return result._replace(is_new=True, seconds=time.monotonic() - started)
+            index = draft_index(layout, folder, None if copies else windows)
+            drafts.append(index.draft)
+            content = {**facts, "num_records": statuses.total(), "statuses": dict(sorted(statuses.items()))}
+            content["parts"] = {name: part._asdict() for name, part in parts.items()}
+            content["index"] = index.part._asdict()
+            drafts.append(draft_json(layout.dataset_facts, content))
+        for draft, path in zip(drafts, (layout.dataset_index, layout.dataset_facts), strict=True):
+            put(draft.path, path)
+    except BaseException:
+        for draft in drafts:
+            discard(draft.path)
+        raise
 
 
 def _refuse(problems: Problems, num_shards: int) -> None:
@@ -151,31 +187,40 @@ def _for_parts(facts: dict[str, object]) -> dict[str, object]:
     }
 
 
-def _existing(layout: RunLayout, facts: dict[str, object]) -> Gathered | None:
-    try:
-        found = json.loads(layout.dataset_facts.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not layout.dataset.is_dir() or not _has_index(layout, found):
-        return None
-    if any(found.get(key) != value for key, value in facts.items()):
-        return None
-    return Gathered(
-        dataset=str(layout.dataset),
-        num_records=found["num_records"],
-        statuses=found["statuses"],
-        precision=found["precision"],
-        is_new=False,
-        seconds=0.0,
-    )
+MAY_DIFFER = ("gathered_by",)
+"""What says nothing of the vectors: a dataset that an older version has gathered is there already."""
 
 
-def _has_index(layout: RunLayout, found: dict[str, Any]) -> bool:
-    """Of the size that it had; `check` reads all of it."""
+def _existing(layout: RunLayout, facts: dict[str, object], num_threads: int) -> Gathered | None:
+    """The dataset that is there, where it is this one and all of it is as it was written; outputs were read as well."""
     try:
-        return bool(layout.dataset_index.stat().st_size == found["index"]["num_bytes"])
-    except (OSError, KeyError, TypeError):
-        return False
+        found = json.loads(patiently(lambda: files.read_bytes(layout.dataset_facts), layout.dataset_facts))
+        if any(found.get(key) != value for key, value in facts.items() if key not in MAY_DIFFER):
+            return None
+        digests = {layout.dataset / name: part["sha256"] for name, part in found["parts"].items()}
+        names = patiently(lambda: files.storage.names(layout.dataset), layout.dataset)
+        if sorted(path.name for path in digests) != names:
+            return None
+        digests[layout.dataset_index] = found["index"]["sha256"]
+        with closing(in_order(_digest_of, digests, num_threads)) as proving:
+            if any(digest() != digests[path] for path, digest in proving):
+                return None
+        return Gathered(
+            dataset=str(layout.dataset),
+            num_records=found["num_records"],
+            statuses=found["statuses"],
+            precision=found["precision"],
+            is_new=False,
+            seconds=0.0,
+        )
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _digest_of(path: Path) -> str:
+    return patiently(lambda: sha256_of_file(path), path)
 
 
 def _prove(plan: Plan, statuses: dict[str, int]) -> None:

@@ -26,7 +26,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +35,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from hpc_embed.planning.spill import Rows, Spill, bucket_of, buckets_for, by_bucket
-from hpc_embed.results.parts import Hashed, Part
+from hpc_embed.results.parts import Part
 from hpc_embed.results.windows import PLACE, Windows
 from hpc_embed.run import files
 from hpc_embed.run.faults import patiently
@@ -61,23 +61,35 @@ ENTRIES_IN_MEMORY = 1 << 20
 MEMORY_BYTES = 64 << 20
 
 
-def publish_index(layout: RunLayout, windows: Windows | None = None) -> Part:
-    """Index the dataset as it lies there, with the windows whose vectors it leaves in the outputs; what dataset.json
-    tells of the index.
-    """
+class DraftedIndex(NamedTuple):
+    """An index that is written and has not its name yet, and what dataset.json tells of it."""
+
+    draft: files.Draft
+    part: Part
+
+
+def draft_index(layout: RunLayout, dataset: Path, windows: Windows | None = None) -> DraftedIndex:
+    """Index the parts in a folder, with the windows whose vectors they leave in the outputs."""
     scratch = files.temporary_sibling(layout.root / "indexing")
     files.make_folders(scratch)
+    num_rows = 0
 
-    def attempt() -> Part:
-        with files.whole_file(layout.dataset_index) as file:
-            hashed = Hashed(file)
-            num_rows = write_index(layout.dataset, cast(IO[bytes], hashed), scratch, windows)
-        return Part(num_rows, hashed.num_bytes, hashed.digest.hexdigest())
+    def write(file: BinaryIO) -> None:
+        nonlocal num_rows
+        num_rows = write_index(dataset, file, scratch, windows)
 
     try:
-        return patiently(attempt, layout.dataset_index)
+        draft = files.write_draft(layout.dataset_index, write)
+        return DraftedIndex(draft, Part(num_rows, files.storage.status(draft.path).st_size, draft.sha256))
     finally:
         files.remove_tree(scratch)
+
+
+def publish_index(layout: RunLayout) -> Part:
+    """Index the dataset as it lies there; what dataset.json tells of the index."""
+    drafted = draft_index(layout, layout.dataset)
+    files.put(drafted.draft.path, layout.dataset_index)
+    return drafted.part
 
 
 def write_index(dataset: Path, file: IO[bytes], scratch: Path, windows: Windows | None = None) -> int:

@@ -4,15 +4,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +25,7 @@ from hpc_embed.results.windows import Source
 from hpc_embed.run import files
 from hpc_embed.run.faults import patiently
 from hpc_embed.run.files import new_file
+from hpc_embed.run.hashed import Hashed
 from hpc_embed.run.parquet import parquet_writer
 from hpc_embed.run.vectors import PAGE_BYTES, ROW_GROUP_ROWS
 
@@ -64,23 +63,6 @@ class Room(NamedTuple):
     """Vectors held in memory by all threads."""
     num_threads: int
     """At most; fewer where their memory would not do."""
-
-
-class Hashed(io.RawIOBase):
-    """A file that is written from its begin to its end, and the digest of what went into it."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.digest, self.num_bytes = hashlib.sha256(), 0
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, content: Any) -> int:
-        self.digest.update(content)
-        self.num_bytes += len(content)
-        self._file.write(content)
-        return len(content)
 
 
 def part_name(index: int) -> str:
@@ -146,7 +128,7 @@ class PartsWriter:
                         break
                     with self._lock:
                         count.advance(num_records)
-        return Part(num_rows, hashed.num_bytes, hashed.digest.hexdigest()), statuses
+        return Part(num_rows, hashed.num_bytes, hashed.sha256), statuses
 
     @cached_property
     def _group_size(self) -> int:
@@ -208,7 +190,7 @@ class PartsWriter:
         names = self._schema.names
         paths = ("list.element", "list.element.list.element")
         return parquet_writer(
-            cast(BinaryIO, file),
+            file,
             self._schema,
             compression={column: "none" if column in self._vectors_of else "zstd" for column in names}
             | {f"{name}.{path}": "none" for name in self._vectors_of if name in names for path in paths}

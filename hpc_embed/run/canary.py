@@ -64,6 +64,11 @@ def odd_ones(canaries: Sequence[Canary]) -> dict[int, float]:
     return found
 
 
+def are_near(one: Canary, other: Canary) -> bool:
+    """Within the bound of their precision."""
+    return _distance(one, other) <= BOUNDS.get(one.precision, BOUNDS["fp32"])
+
+
 def _odd(counts: Counter[Canary], bound: float) -> dict[Canary, float]:
     distances = {one: {other: _distance(one, other) for other in counts} for one in counts}
     votes = {one: sum(counts[other] for other in counts if near[other] <= bound) for one, near in distances.items()}

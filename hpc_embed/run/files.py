@@ -10,16 +10,18 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple, cast
 
 from hpc_embed.errors import RunConflict
 from hpc_embed.run.faults import patiently
+from hpc_embed.run.hashed import Hashed
+from hpc_embed.run.layout import withdrawn_folder
 from hpc_embed.run.storage import CANNOT_EXCHANGE, Storage
-from hpc_embed.run.temporaries import SECONDS_UNTIL_LOST, TEMPORARY, is_ours, is_writer_alive
 from hpc_embed.run.temporaries import temporary_sibling as temporary_sibling
 from hpc_embed.run.temporaries import this_host as this_host
 from hpc_embed.run.temporaries import this_process as this_process
@@ -28,6 +30,15 @@ storage = Storage()
 """Tests replace it."""
 NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 CHUNK_BYTES = 1 << 20
+DIGEST_IN_NAME = re.compile(r"-([0-9a-f]{64})(\.[a-z]+)$")
+
+
+class Draft(NamedTuple):
+    """A finished and durable file that has not its name yet."""
+
+    path: Path
+    sha256: str
+    """Of what was written."""
 
 
 @contextmanager
@@ -42,57 +53,71 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Yield a temporary file to write; on success it becomes `path`, durably, and on any error it goes away."""
+def whole_file(path: Path, *, by_digest: bool = False) -> Iterator[Hashed]:
+    """Yield a temporary file to write; on success it becomes `path`, durably, and on any error it goes away.
+
+    `by_digest` puts the digest of the content into its name: both appear in one step (`digest_in_name`).
+    """
     temporary = temporary_sibling(path)
     try:
         with new_file(temporary) as file:
-            yield file
-        _rename(temporary, path)
+            yield (hashed := Hashed(file))
+        _replace(temporary, _named_by(hashed.sha256, path) if by_digest else path)
     except BaseException:
         discard(temporary)
         raise
     storage.sync_folder(path.parent)
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """As `whole_file`; after a passing fault all is written again under a new name, since a failed fsync may leave
-    pages marked clean that never reached the disk.
+def _named_by(digest: str, path: Path) -> Path:
+    return path.with_name(f"{path.stem}-{digest}{path.suffix}")
+
+
+def digest_in_name(path: Path) -> str | None:
+    """What a file's name says of its content; None where it says nothing."""
+    match = DIGEST_IN_NAME.search(path.name)
+    return match[1] if match else None
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], None], *, by_digest: bool = False) -> str:
+    """As `whole_file`; the digest of what was written. After a passing fault all is written again under a new name,
+    since a failed fsync may leave pages marked clean that never reached the disk.
     """
 
-    def attempt() -> None:
-        with whole_file(path) as file:
-            write(file)
-
-    patiently(attempt, path)
-
-
-def write_draft(path: Path, write: Callable[[BinaryIO], None]) -> Path:
-    """A finished and durable temporary sibling of `path`, for `publish_first`; written anew after passing faults."""
-
-    def attempt() -> Path:
-        draft = temporary_sibling(path)
-        try:
-            with new_file(draft) as file:
-                write(file)
-        except BaseException:
-            discard(draft)
-            raise
-        return draft
+    def attempt() -> str:
+        with whole_file(path, by_digest=by_digest) as file:
+            write(cast(BinaryIO, file))
+        return file.sha256
 
     return patiently(attempt, path)
 
 
-def publish_first(draft: Path, path: Path) -> bool:
+def write_draft(path: Path, write: Callable[[BinaryIO], None]) -> Draft:
+    """A finished and durable temporary sibling of `path`, for `publish_first`; written anew after passing faults."""
+
+    def attempt() -> Draft:
+        draft = temporary_sibling(path)
+        try:
+            with new_file(draft) as file:
+                write(cast(BinaryIO, hashed := Hashed(file)))
+        except BaseException:
+            discard(draft)
+            raise
+        return Draft(draft, hashed.sha256)
+
+    return patiently(attempt, path)
+
+
+def publish_first(draft: Draft, path: Path) -> bool:
     """Make the finished `draft` appear as `path` unless something is there already.
 
     Of two live copies of a task exactly one gets True; the other's file is removed. Either way `path` is whole.
     """
     try:
-        if not _link(draft, path):
+        if not _link(draft.path, path):
             return False
     finally:
-        discard(draft)
+        discard(draft.path)
     storage.sync_folder(path.parent)
     return True
 
@@ -120,6 +145,15 @@ def _rename(source: Path, target: Path) -> None:
     except OSError:
         if not _is(target, before):  # done, though a lost reply says otherwise (rename(2), BUGS)
             raise
+
+
+def _replace(source: Path, target: Path) -> None:
+    """As `_rename`; a folder in the place of the file goes aside."""
+    try:
+        _rename(source, target)
+    except IsADirectoryError:
+        set_aside(target, withdrawn_folder(target.parent), storage.status(target))
+        _rename(source, target)
 
 
 def _is_one_file(one: Path, other: Path) -> bool:
@@ -233,6 +267,13 @@ def set_aside(path: Path, folder: Path, judged: os.stat_result) -> None:
     storage.sync_folder(path.parent)
 
 
+def put(source: Path, target: Path) -> None:
+    """A finished file in the place of what is under its name, durably."""
+    make_folders(target.parent)
+    _replace(source, target)
+    storage.sync_folder(target.parent)
+
+
 def discard(path: Path) -> None:
     """Remove a temporary file; one that stays is harmless."""
     with suppress(OSError):
@@ -240,9 +281,12 @@ def discard(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file that need not be there."""
+    """Remove a file that need not be there; a folder in its place goes aside."""
     with suppress(FileNotFoundError):
-        storage.unlink(path)
+        try:
+            storage.unlink(path)
+        except IsADirectoryError:
+            set_aside(path, withdrawn_folder(path.parent), storage.status(path))
 
 
 def remove_tree(path: Path) -> None:
@@ -266,49 +310,18 @@ def remove_tree(path: Path) -> None:
         storage.remove_folder(path)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files that crashes left in a folder.
-
-    On this machine a crash is known by its process. Elsewhere a writer counts as dead after a day without a sign,
-    by the clock of the folder's own file server; what a living one makes stays.
-    """
-    try:
-        names = [name for name in storage.names(folder) if TEMPORARY.match(name)]
-    except OSError:
-        return
-    for name in names:
-        if is_ours(name) and is_writer_alive(name):
-            continue
-        if is_ours(name) or _seconds_silent(folder / name) > SECONDS_UNTIL_LOST:
-            discard(folder / name)
-            remove_tree(folder / name)
-
-
-def _seconds_silent(path: Path) -> float:
-    """Since anything of it was written, both times by the file server; 0 where that cannot be told."""
-    touched = temporary_sibling(path.with_name("clock"))
-    try:
-        with new_file(touched):
-            pass
-        now = storage.status(touched).st_mtime
-        times = [storage.status(path).st_mtime]
-        if stat.S_ISDIR(storage.status(path).st_mode):
-            times += [storage.status(path / name).st_mtime for name in storage.names(path)]
-        return now - max(times)
-    except OSError:
-        return 0.0
-    finally:
-        discard(touched)
-
-
 def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Publish a JSON file, keys as given, so that equal content is equal bytes."""
-    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    write_whole(path, lambda file: _write(file, text.encode("utf-8")))
+    write_whole(path, lambda file: _write(file, content))
 
 
-def _write(file: BinaryIO, content: bytes) -> None:
-    file.write(content)
+def draft_json(path: Path, content: Mapping[str, object]) -> Draft:
+    """The same, not yet under its name."""
+    return write_draft(path, lambda file: _write(file, content))
+
+
+def _write(file: BinaryIO, content: Mapping[str, object]) -> None:
+    file.write((json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
 
 
 def read_bytes(path: Path) -> bytes:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from hpc_embed.errors import is_full_disk
+from hpc_embed.errors import RunConflict, is_full_disk
 from hpc_embed.run import files
 from hpc_embed.run.faults import patiently
 from hpc_embed.run.files import publish_first, sha256_of_file, write_json
 from hpc_embed.run.layout import RunLayout, failure_path, marker_path, output_path, shard_name, withdrawn_folder
 from hpc_embed.run.pieces import num_windows_in_pieces
 from hpc_embed.run.plan import Plan
-from hpc_embed.run.vectors import Damaged, VectorFile
+from hpc_embed.run.vectors import VectorFile
 
 UNCOMPILED = "uncompiled"
 """What versions say of chains that a GPU runs step by step."""
@@ -74,59 +75,63 @@ class Failure:
 def publish_output(
     outputs: Path,
     shard: str,
-    draft: Path,
+    draft: files.Draft,
     fingerprint: str,
     windows: Sequence[int],
     failed_windows: Mapping[int, str],
     facts: WorkFacts,
 ) -> Marker:
-    """Publish the finished output `draft` of these windows, and then its marker.
+    """Publish the finished output `draft` of these windows, and then its marker, which tells of no other bytes than
+    those that were written here: what lies under the name without a marker may be damaged since.
 
-    Of two live copies of a task the first publishes its output; the second finds it and proves it again,
-    so that the marker always tells of the bytes that are there.
+    Of two live copies of a task the first publishes its output and its marker; the second leaves both. Raises
+    RunConflict where something else is there afterwards: a twin's that has no marker yet, or what storage made of ours.
     """
     path = output_path(outputs, shard)
     try:
-        patiently(lambda: _make_way(path, fingerprint), path)
+        if (marker := _done(outputs, shard, fingerprint)) is not None:
+            return marker
+        patiently(lambda: _make_way(path, draft.sha256), path)
         publish_first(draft, path)
     finally:
-        files.discard(draft)
-    marker = patiently(lambda: _prove(path, shard, fingerprint, windows, failed_windows, facts), path)
+        files.discard(draft.path)
+    marker = patiently(lambda: _prove(path, shard, draft.sha256, fingerprint, windows, failed_windows, facts), path)
     write_json(marker_path(outputs, shard), asdict(marker))
     files.remove(failure_path(outputs, shard))
     return marker
 
 
-def _make_way(path: Path, fingerprint: str) -> None:
-    """Set aside what is there under the output's name, unless it is an output of this fingerprint."""
+def _make_way(path: Path, sha256: str) -> None:
+    """Set aside what is there under the output's name and has no marker, unless it is these very bytes."""
     try:
         judged = files.storage.status(path)
-        if VectorFile(path).metadata.get("fingerprint") == fingerprint:
+        if not stat.S_ISDIR(judged.st_mode) and sha256_of_file(path) == sha256:
             return
     except FileNotFoundError:
         return
-    except Damaged:
-        sha256_of_file(path)  # it can be read whole, so that is what it holds
     files.set_aside(path, withdrawn_folder(path.parent), judged)
 
 
 def _prove(
     path: Path,
     shard: str,
+    sha256: str,
     fingerprint: str,
     windows: Sequence[int],
     failed_windows: Mapping[int, str],
     facts: WorkFacts,
 ) -> Marker:
-    """The marker of what is there, which may be a twin's."""
+    """The marker of what is there, once it is proven to be what was written."""
+    if sha256_of_file(path) != sha256:
+        raise RunConflict(f"{path} is not what this task has written.", remedy="Run the shard again.")
     file = VectorFile(path)
     found = set(file.windows().tolist())
-    reasons = {key: failed_windows.get(key, "a twin could not embed it") for key in windows if key not in found}
+    reasons = {key: failed_windows[key] for key in windows if key not in found}
     return Marker(
         shard=shard,
         rows=file.num_rows,
         num_bytes=files.storage.status(path).st_size,
-        sha256=sha256_of_file(path),
+        sha256=sha256,
         fingerprint=fingerprint,
         failed_windows={str(key): reason for key, reason in sorted(reasons.items())},
         facts=facts,
@@ -170,14 +175,19 @@ def _is_well_formed(marker: Marker) -> bool:
 
 def is_done(outputs: Path, shard: str, fingerprint: str) -> bool:
     """True for a marker of this fingerprint whose output is there with the right size; the checksum is gather's."""
+    return _done(outputs, shard, fingerprint) is not None
+
+
+def _done(outputs: Path, shard: str, fingerprint: str) -> Marker | None:
     marker = read_marker(outputs, shard)
     if marker is None or marker.fingerprint != fingerprint:
-        return False
+        return None
     path = output_path(outputs, shard)
     try:
-        return patiently(lambda: files.storage.status(path), path).st_size == marker.num_bytes
+        is_there = patiently(lambda: files.storage.status(path), path).st_size == marker.num_bytes
     except (FileNotFoundError, NotADirectoryError):
-        return False
+        return None
+    return marker if is_there else None
 
 
 class Judged(NamedTuple):

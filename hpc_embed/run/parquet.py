@@ -8,6 +8,7 @@ how long a vector is stands in our metadata.
 from __future__ import annotations
 
 import json
+from io import RawIOBase
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 METADATA_KEY = b"hpc_embed"
 
 
-def parquet_writer(file: BinaryIO, schema: pa.Schema, **layout: object) -> pq.ParquetWriter:
+def parquet_writer(file: BinaryIO | RawIOBase, schema: pa.Schema, **layout: object) -> pq.ParquetWriter:
     """Writes tables of a schema, whose metadata the file keeps, laid out as pyarrow's options say."""
     writer = pq.ParquetWriter(file, schema, store_schema=False, **layout)
     if schema.metadata:

@@ -1,11 +1,12 @@
 """Pieces: what a task has finished so far, so that its next try goes on where it was.
 
-Two live copies of one task may both leave pieces of the same windows; the first read counts.
+The name of a piece has the digest of its content, which is proven whenever vectors are taken from it. Two live copies
+of one task may both leave pieces of the same windows; the first read counts.
 """
 
 from __future__ import annotations
 
-import uuid
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from fnmatch import fnmatch
@@ -15,9 +16,11 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from hpc_embed.progress import note
 from hpc_embed.run import files
 from hpc_embed.run.faults import patiently
 from hpc_embed.run.layout import withdrawn_folder
+from hpc_embed.run.leftovers import remove_leftovers
 from hpc_embed.run.rows import RowReader, ranges
 from hpc_embed.run.vectors import ROW_GROUP_ROWS, Damaged, RowPlaces, VectorFile, Vectors, VectorWriter
 
@@ -38,7 +41,7 @@ class Pieces:
     def publish(self, rows: Vectors) -> None:
         """Make one more piece appear, even beside a twin that has finished the shard and cleans up."""
         self._num_published += 1
-        path = self._folder / f"piece-{self._num_published:05d}-{uuid.uuid4().hex}.parquet"
+        path = self._folder / f"piece-{self._num_published:05d}.parquet"
 
         def write(file: BinaryIO) -> None:
             with VectorWriter(file, rows.vectors_ND.shape[1], self._metadata) as writer:
@@ -47,7 +50,7 @@ class Pieces:
         for is_last in (False, False, True):  # it may take away the file, and then the folder
             try:
                 files.make_folder(self._folder)
-                files.write_whole(path, write)
+                files.write_whole(path, write, by_digest=True)
                 return
             except FileNotFoundError:
                 if is_last:
@@ -58,7 +61,7 @@ class Pieces:
 
         Raises EnvironmentFault where a piece cannot be read for now.
         """
-        files.remove_leftovers(self._folder)
+        remove_leftovers(self._folder)
         keys: set[int] = set()
         for path in _pieces_in(self._folder):
             with suppress(FileNotFoundError):  # a twin finished the shard and cleaned up
@@ -66,31 +69,43 @@ class Pieces:
         return keys
 
     def _keys_of(self, path: Path, dimension: int) -> set[int]:
+        file = self._proven(path, dimension)
+        return set(file.windows().tolist()) if file else set()
+
+    def _proven(self, path: Path, dimension: int | None = None) -> VectorFile | None:
+        """A piece that is what it was when it was written; None for one that is not, or is foreign, and set aside."""
         judged = files.storage.status(path)
         try:
             file = VectorFile(path)
-            if file.metadata == self._metadata and file.dimension == dimension:
-                for _ in file:  # all of its content, so that what is counted as done can be read later
-                    pass
-                return set(file.windows().tolist())
-        except Damaged:
-            files.sha256_of_file(path)  # it can be read whole, so that is what it holds
+            is_ours = file.metadata == self._metadata and dimension in (None, file.dimension)
+            if is_ours and _is_as_written(path, file):
+                return file
+        except (Damaged, IsADirectoryError):
+            if not stat.S_ISDIR(judged.st_mode):
+                files.sha256_of_file(path)  # it can be read whole, so that is what it holds
         files.set_aside(path, withdrawn_folder(self._folder.parent), judged)
-        return set()
+        note(f"{path} is damaged, or of another plan: set aside, and its windows are embedded again.")
+        return None
 
     def files(self) -> Iterator[VectorFile]:
-        """Every piece of this fingerprint; a window may be in two of them, see `in_key_order`."""
+        """Every piece that is proven; a window may be in two of them, see `in_key_order`."""
         for path in _pieces_in(self._folder):
-            try:
-                file = patiently(lambda path=path: VectorFile(path), path)  # type: ignore[misc]
-            except FileNotFoundError:
-                continue  # a twin finished the shard and cleaned up
-            if file.metadata == self._metadata:
-                yield file
+            with suppress(FileNotFoundError):  # a twin finished the shard and cleaned up
+                if file := patiently(lambda path=path: self._proven(path), path):  # type: ignore[misc]
+                    yield file
 
     def clear(self) -> None:
         """Remove all pieces."""
         files.remove_tree(self._folder)
+
+
+def _is_as_written(path: Path, file: VectorFile) -> bool:
+    """By the digest in its name; a piece of a version that had none there is decoded, all of it."""
+    if digest := files.digest_in_name(path):
+        return files.sha256_of_file(path) == digest
+    for _ in file:
+        pass
+    return True
 
 
 def in_key_order(finished: Iterable[VectorFile | Vectors]) -> Iterator[Vectors]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hpc_embed.errors import RunConflict
 from hpc_embed.registry import Kind
-from hpc_embed.run.faults import patiently
+from hpc_embed.run.faults import patiently, reason
 from hpc_embed.run.files import read_bytes, write_json
 from hpc_embed.run.identity import ModelIdentity
 from hpc_embed.run.intake import Intake
@@ -113,6 +113,8 @@ class Plan:
     intake: Intake = field(default_factory=Intake)
     is_kind_forced: bool = False
     """True where --force-kind insisted on the model, whatever the letters look like."""
+    records_sha256: str = ""
+    """Of records.parquet; empty in a plan of a version that wrote none."""
 
     @property
     def column_dimension(self) -> int:
@@ -121,15 +123,16 @@ class Plan:
 
     def write(self, path: Path) -> None:
         """Publish the shard table and then plan.json; equal plans are equal bytes."""
-        write_shard_table(shard_table_path(path), self.shards)
-        content = asdict(replace(self, shards=()))
+        table = write_shard_table(shard_table_path(path), self.shards)
+        content = {"format": PLAN_FORMAT, **asdict(replace(self, shards=()))}
         del content["shards"]
         content["intake"] = self.intake.settings
         if not content["intake"]:
             del content["intake"]
         if not self.is_kind_forced:
             del content["is_kind_forced"]
-        write_json(path, {"format": PLAN_FORMAT, **content, "num_shards": len(self.shards)})
+        content |= {"num_shards": len(self.shards), "shard_table_sha256": list(table)}
+        write_json(path, {**content, "sha256": _digest_of(content)})
 
 
 def fingerprint(
@@ -147,20 +150,28 @@ def fingerprint(
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8")).hexdigest()
 
 
+def _digest_of(content: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8")).hexdigest()
+
+
+AS_IT_WAS = "Restore the file, or move it away and run `hpc-embed plan` again: what is embedded is kept."
+
+
 def read_plan(path: Path) -> Plan:
-    """The plan of a run folder; RunConflict where there is none or it cannot be read."""
+    """The plan of a run folder; RunConflict where there is none, or it is not as it was written."""
     try:
         content = json.loads(patiently(lambda: read_bytes(path), path))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise RunConflict(
             f"{path.parent} holds no plan.", remedy="Run `hpc-embed plan` first, or give the right --run-dir."
         ) from error
     except PermissionError:  # nothing is wrong with the file
         raise
     except (OSError, ValueError, RecursionError) as error:
-        raise RunConflict(
-            f"{path}: cannot be read ({error}).", remedy="Restore the file, or plan into another --run-dir."
-        ) from error
+        raise RunConflict(f"{path}: cannot be read ({reason(error)}).", remedy=AS_IT_WAS) from error
+    digest = content.pop("sha256", None) if isinstance(content, dict) else None
+    if digest is not None and digest != _digest_of(content):
+        raise RunConflict(f"{path}: not a whole plan (its checksum differs).", remedy=AS_IT_WAS)
     if not isinstance(content, dict) or content.pop("format", None) != PLAN_FORMAT:
         raise RunConflict(f"{path}: made by another version.", remedy="Plan into another --run-dir.")
     try:
@@ -168,15 +179,15 @@ def read_plan(path: Path) -> Plan:
         _refuse_odd(plan)
         return plan
     except (TypeError, KeyError, AttributeError, ValueError) as error:
-        raise RunConflict(
-            f"{path}: not a whole plan ({error}).", remedy="Restore the file, or plan into another --run-dir."
-        ) from error
+        raise RunConflict(f"{path}: not a whole plan ({error}).", remedy=AS_IT_WAS) from error
 
 
 def _plan_of_json(content: dict[str, Any], shard_table: Path) -> Plan:
-    num_shards = content.pop("num_shards")
+    num_shards, digests = content.pop("num_shards"), content.pop("shard_table_sha256", [])
     if type(num_shards) is not int or num_shards < 1:
         raise ValueError(f"num_shards is {num_shards!r}")
+    if not isinstance(digests, list) or not all(map(_is_text, digests)):
+        raise ValueError(f"shard_table_sha256 is {digests!r}")
     return Plan(
         **{
             **content,
@@ -186,7 +197,7 @@ def _plan_of_json(content: dict[str, Any], shard_table: Path) -> Plan:
             "totals": Totals(**content["totals"]),
             "cost": Cost(**content["cost"]),
             "intake": Intake(**content.get("intake", {})),
-            "shards": ShardTable(shard_table, num_shards),
+            "shards": ShardTable(shard_table, num_shards, digests),
         }
     )
 
@@ -239,10 +250,7 @@ def refuse_false_totals(plan: Plan, path: Path) -> None:
     Not when a plan is read: a task looks at its own rows of the table alone.
     """
     if sum(shard.num_windows for shard in plan.shards) != plan.totals.num_unique_windows:
-        raise RunConflict(
-            f"{path}: not a whole plan (the shards do not add up to the windows).",
-            remedy="Restore the file, or plan into another --run-dir.",
-        )
+        raise RunConflict(f"{path}: not a whole plan (the shards do not add up to the windows).", remedy=AS_IT_WAS)
 
 
 def changes(old: Plan, new: Plan) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -143,6 +143,7 @@ class BaseEmbeddingWorker(ABC):
         piece_seconds: float = 15.0,
         events: Events | None = None,
         should_stop: Callable[[], bool] = lambda: False,
+        digests: Mapping[str, str] | None = None,
     ) -> Outcome:
         """Embed shard files one after the other, each published beside the embedding of the next.
 
@@ -150,7 +151,8 @@ class BaseEmbeddingWorker(ABC):
         fault of what is being published is noticed. `batch_size` is the token budget, None to measure it. Outputs
         and markers go to `output_dir`, pieces to `work_dir`. A shard's own fault is recorded in the outcome. A
         fault of the device or of the machine is raised, and the process should end; so is Interrupted, once
-        `should_stop` says so, after the finished windows are published.
+        `should_stop` says so, after the finished windows are published. `digests` are those of shard files by name,
+        proven where they are read; a file without one is taken as it is.
         """
         from hpc_embed.workers.loop import Loop
 
@@ -174,6 +176,7 @@ class BaseEmbeddingWorker(ABC):
                 should_stop=should_stop,
                 writer=writer,
                 canary=canary,
+                digests=digests or {},
             )
             return loop.embed_shards(file_subset)
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from hpc_embed import __version__
 from hpc_embed.errors import EnvironmentFault
 from hpc_embed.registry import AMINO_ACIDS, DNA_LETTERS, find_model
+from hpc_embed.run.plan import VECTOR_VERSION
 from hpc_embed.workers.base import BaseEmbeddingWorker, EmbeddedBatch, LoadedModel, Tokens
 
 TOKEN_BUDGET = 1 << 20
@@ -51,6 +52,7 @@ class _Composition:
             "hpc_embed": __version__,
             "python": platform.python_version(),
             "numpy": np.__version__,
+            "vectors": str(VECTOR_VERSION),
         }
         self._codes = np.full(256, len(self._letters), dtype=np.uint8)
         self._codes[np.frombuffer(self._letters.encode("ascii"), dtype=np.uint8)] = np.arange(len(self._letters))

@@ -15,6 +15,7 @@ from hpc_embed.checkpoints.files import weight_files
 from hpc_embed.errors import EnvironmentFault
 from hpc_embed.registry import ANY_ENCODER
 from hpc_embed.run.identity import copy_checkpoint, digest_of_checkpoint
+from hpc_embed.run.plan import VECTOR_VERSION
 from hpc_embed.workers.base import BaseEmbeddingWorker, EmbeddedBatch, Tokens
 
 if TYPE_CHECKING:  # torch is imported inside a worker's process only
@@ -48,6 +49,15 @@ class CheckpointWorker(BaseEmbeddingWorker):
             )
 
 
+def _instructions() -> str:
+    """What a CPU's products are computed with: `AVX512, MKL, OpenMP`."""
+    import torch
+
+    library = "MKL" if torch.backends.mkl.is_available() else "no MKL"  # type: ignore[no-untyped-call]
+    threads = next((line for line in torch.__config__.parallel_info().splitlines() if "parallel backend" in line), "")
+    return ", ".join([torch.backends.cpu.get_cpu_capability(), library, threads.rpartition(": ")[2] or "no threads"])
+
+
 class LoadedOnDevice:
     """The half of a loaded model that any encoder has."""
 
@@ -68,6 +78,8 @@ class LoadedOnDevice:
             "python": platform.python_version(),
             "numpy": np.__version__,
             "torch": torch.__version__,
+            "vectors": str(VECTOR_VERSION),
+            **({"cpu": _instructions()} if device.type == "cpu" else {}),
             **versions,
         }
         reset_peak(device)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -85,6 +85,8 @@ class Loop:
     """One thread, which writes pieces beside the device."""
     canary: str = ""
     """What the model made of the canary."""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """Of shard files by name."""
 
     def embed_shards(self, paths: Iterable[Path | None]) -> Outcome:
         """Embed shards one after the other, each published in a thread beside the embedding of the next.
@@ -131,7 +133,7 @@ class Loop:
         name = path.stem
         if is_done(self.outputs, name, self.fingerprint):
             return lambda: self.events.put(ShardFinished(name, 0, 0))
-        shard = read_shard(path)
+        shard = read_shard(path, self.digests.get(name, ""))
         pieces = Pieces(pieces_folder(self.work, name), self.fingerprint)
         finished = pieces.finished(self.model.dimension)
         places = [place for place, key in enumerate(shard.windows_N.tolist()) if key not in finished]
@@ -280,10 +282,10 @@ class Loop:
         if not missing:
             publish_output(self.outputs, name, draft, self.fingerprint, keys, progress.failed, facts)
             return
-        discard(draft)
+        discard(draft.path)
         if not is_done(self.outputs, name, self.fingerprint):
             raise RunConflict(
-                f"{name}: {len(missing)} of {len(keys)} windows have no vectors, pieces have vanished.",
+                f"{name}: {len(missing)} of {len(keys)} windows have no vectors, pieces have vanished or were damaged.",
                 remedy="Run the shard again.",
             )
 

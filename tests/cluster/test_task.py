@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from hpc_embed.errors import Interrupted, RunConflict, UsageError
 from hpc_embed.progress import Counting, Lines
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.markers import read_failure
+from hpc_embed.run.plan import Plan
 from hpc_embed.run.temporaries import temporary_sibling
 from tests.cluster.conftest import fail, finish, planned
 from tests.cluster.test_status import piece
@@ -103,6 +105,18 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
     return made
 
 
+def with_digests(plan: Plan) -> Plan:
+    return replace(plan, shards=[replace(one, sha256=f"of shard {at}") for at, one in enumerate(plan.shards)])
+
+
+def test_of_a_plan_without_checksums_of_its_shards_it_is_told(
+    calls: list[Call], layout: RunLayout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    embed_shards(planned(1, 1), layout, [0, 1], WORK, ["cpu"])
+    assert len(calls) == 1
+    assert "the plan is of 1, which wrote no checksums of shards" in capsys.readouterr().err
+
+
 def test_a_crew_gets_what_is_neither_done_nor_left_aside(
     calls: list[Call], layout: RunLayout, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -112,7 +126,7 @@ def test_a_crew_gets_what_is_neither_done_nor_left_aside(
     work = WorkSettings(
         token_budget=512, piece_seconds=2.5, max_tries=4, weights_copy="/node/disk", force_precision=True
     )
-    plan = planned(10, 10, 20, 30, 40)
+    plan = with_digests(planned(10, 10, 20, 30, 40))
     result = embed_shards(plan, layout, [0, 1, 2, 3], work, ["cpu", "cpu"])
     assert result.finished == ["shard-00002"]
     assert list(result.failed) == ["shard-00001", "shard-00003"]
@@ -123,6 +137,7 @@ def test_a_crew_gets_what_is_neither_done_nor_left_aside(
     told = call.assignment
     assert (told.outputs, told.work, told.fingerprint) == (layout.outputs, layout.work, "f" * 64)
     assert (told.token_budget, told.piece_seconds) == (512, 2.5)
+    assert told.digests == {"shard-00002": "of shard 2", "shard-00003": "of shard 3"}
     assert isinstance(call.counter, Lines)
     assert (call.counter.label, call.counter.total, call.counter.unit) == ("embedding", 150, "residues")
     assert (told.worker.identity, told.worker.embedding) == (plan.model, plan.embedding)
@@ -150,7 +165,7 @@ def test_folders_for_the_shards_are_there_and_clean_before_a_crew_starts(
     left = temporary_sibling(layout.output(3))
     left = left.with_name(left.name.replace(f"{os.getpid():08x}", f"{2**31 - 1:08x}"))
     left.touch()
-    embed_shards(planned(*[1] * 1001), layout, [3, 1000], WORK, ["cpu"])
+    embed_shards(with_digests(planned(*[1] * 1001)), layout, [3, 1000], WORK, ["cpu"])
     assert (layout.outputs / "001").is_dir()
     assert (layout.work / "001").is_dir()
     assert not left.exists(), "a crash left it"

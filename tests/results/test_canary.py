@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from hpc_embed.engine import weights
 from hpc_embed.errors import Incomplete, RunConflict
 from hpc_embed.planning.planner import make_plan
 from hpc_embed.results.gather import gather
+from hpc_embed.run.canary import decode, encode
 from hpc_embed.run.files import write_json
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.markers import is_done, read_marker
@@ -78,3 +80,56 @@ def test_every_marker_tells_the_canary_and_equal_devices_the_same(done: tuple[Pl
     canaries = {json.loads(layout.marker(index).read_text())["facts"]["canary"] for index in range(2)}
     assert len(canaries) == 1
     assert len(canaries.pop()) == 420 * 4 * 4 // 3
+
+
+def canaries_times(layout: RunLayout, factor: float) -> str:
+    marker = read_marker(layout.outputs, "shard-00000")
+    assert marker is not None
+    vector = decode(marker.facts.canary)
+    assert vector is not None
+    return encode((factor * vector).astype(np.float32))
+
+
+def test_an_upgrade_in_the_middle_is_named_and_both_halves_are_kept(done: tuple[Plan, RunLayout]) -> None:
+    plan, layout = done
+    before = sorted(path.name for path in layout.outputs.rglob("*"))
+    versions = read_versions(layout, 1)
+    change(layout, 1, canary=canaries_times(layout, 1.01), versions={**versions, "torch": "2.9.0", "cpu": "AVX2"})
+    with pytest.raises(RunConflict) as caught:
+        gather(plan, layout, AT_ONCE)
+    assert caught.value.message == (
+        "shards were embedded in ways that give other vectors: 1 with cpu that is not told, torch that is not told "
+        "(shard-00000); 1 with cpu AVX2, torch 2.9.0 (shard-00001)."
+    )
+    assert "All are kept. Choose" in caught.value.remedy
+    assert sorted(path.name for path in layout.outputs.rglob("*")) == before
+
+
+def read_versions(layout: RunLayout, index: int) -> dict[str, str]:
+    marker = read_marker(layout.outputs, f"shard-{index:05d}")
+    assert marker is not None
+    return dict(marker.facts.versions)
+
+
+def test_vectors_of_another_version_of_ours_are_not_mixed_though_the_canary_is_near(
+    done: tuple[Plan, RunLayout],
+) -> None:
+    plan, layout = done
+    change(layout, 0, versions={**read_versions(layout, 0), "vectors": "2"})
+    with pytest.raises(RunConflict, match=r"1 with vectors 2 \(shard-00000\); 1 with vectors 1 \(shard-00001\)"):
+        gather(plan, layout, AT_ONCE)
+    assert not layout.withdrawn.exists()
+
+
+def test_two_kinds_of_devices_that_disagree_are_both_kept(done: tuple[Plan, RunLayout]) -> None:
+    plan, layout = done
+    change(layout, 1, canary=canaries_times(layout, 1.5), device="NVIDIA V100")
+    with pytest.raises(RunConflict, match=r"1 with device cpu .*; 1 with device NVIDIA V100 \(shard-00001\)"):
+        gather(plan, layout, AT_ONCE)
+    assert not layout.withdrawn.exists()
+
+
+def test_versions_that_differ_without_another_vector_are_gathered(done: tuple[Plan, RunLayout]) -> None:
+    plan, layout = done
+    change(layout, 1, versions={**read_versions(layout, 1), "torch": "2.9.0"}, device="NVIDIA V100")
+    assert gather(plan, layout, AT_ONCE).num_records == 7

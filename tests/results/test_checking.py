@@ -79,7 +79,7 @@ DAMAGES: dict[str, tuple[Callable[[RunLayout], object], str]] = {
         "dataset.json its parts do not add up to its records",
     ),
     "another plan": (
-        lambda layout: edit(layout.plan, fingerprint="0" * 64),
+        lambda layout: edit(layout.plan, fingerprint="0" * 64, sha256=None),
         "plan.json is another plan than that of the dataset",
     ),
 }

@@ -131,7 +131,7 @@ def test_a_device_whose_canary_is_off_is_named_and_its_output_withdrawn(run_of_s
     change(layout, 5, canary=canary_of(layout, 5, 2), device="cuda:3 (A100)", process="node7:99")
     with pytest.raises(Incomplete) as caught:
         gather(plan, layout, AT_ONCE)
-    why = "is withdrawn: cuda:3 (A100) of node7:99 computes wrongly, its canary is 100% off"
+    why = "is withdrawn: cuda:3 (A100) of node7:99 computes wrongly, its canary is off by 1 of its length"
     assert caught.value.message == f"1 of 7 shards are missing: shard-00005 ({why})."
     assert shards_that_are_done(plan, layout) == [0, 1, 2, 3, 4, 6]
     assert {path.name[:11] for path in layout.withdrawn.iterdir()} == {"shard-00005"}

@@ -18,6 +18,7 @@ from hpc_embed.results import parts as parts_module
 from hpc_embed.results.dataset import Arrangement, dataset_schema
 from hpc_embed.results.parts import Part, PartsWriter, Room
 from hpc_embed.results.windows import WindowVectors
+from hpc_embed.run.hashed import Hashed
 from hpc_embed.run.outputs import outputs_of
 
 MEBIBYTE = 1 << 20
@@ -205,7 +206,7 @@ def test_vectors_are_plain_pages_and_the_rest_is_packed(pooling: str, tmp_path: 
         tmp_path, records(tmp_path, 3), Source(3, 4, 9, pooling == "per_token"), how, schema, Room(1, 1, 1)
     )
     path = tmp_path / "part"
-    with path.open("wb") as file, writer._parquet_writer(parts_module.Hashed(file)) as parquet:
+    with path.open("wb") as file, writer._parquet_writer(Hashed(file)) as parquet:
         empty = {name: pa.nulls(3, schema.field(name).type) for name in schema.names}
         parquet.write_table(pa.table({**empty, "ordinal": pa.array([1, 2, 3])}, schema=schema))
     group = pq.read_metadata(path).row_group(0)

@@ -69,7 +69,7 @@ def test_records_that_do_not_add_up_are_never_published(
     with pytest.raises(AssertionError, match="skipped records differ"):
         gather(other, layout, GatherSettings(wait_seconds=0))
     assert not layout.dataset.exists()
-    assert gather_module._existing(layout, {}) is None
+    assert gather_module._existing(layout, {}, 1) is None
 
 
 def test_a_marker_is_withdrawn_before_its_output(done: tuple[Plan, RunLayout], tmp_path: Path) -> None:

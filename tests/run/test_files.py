@@ -15,17 +15,9 @@ from typing import BinaryIO
 import pytest
 
 from hpc_embed.errors import EnvironmentFault, RunConflict
-from hpc_embed.run import faults, files, temporaries
-from hpc_embed.run.files import (
-    publish_first,
-    remove_leftovers,
-    set_aside,
-    whole_file,
-    whole_folder,
-    write_draft,
-    write_json,
-    write_whole,
-)
+from hpc_embed.run import faults, files, leftovers, temporaries
+from hpc_embed.run.files import publish_first, set_aside, whole_file, whole_folder, write_draft, write_json, write_whole
+from hpc_embed.run.leftovers import remove_leftovers
 from hpc_embed.run.storage import Storage
 from hpc_embed.run.temporaries import temporary_sibling
 
@@ -267,7 +259,7 @@ def test_a_folder_lives_by_itself_where_its_files_are_older(tmp_path: Path) -> N
 
 
 def test_what_vanishes_while_it_is_looked_at_is_not_taken_for_silent(tmp_path: Path) -> None:
-    assert files._seconds_silent(tmp_path / "gone") == 0
+    assert leftovers._seconds_silent(tmp_path / "gone") == 0
     assert not files._is_one_file(tmp_path / "gone", tmp_path / "too")
 
 

@@ -14,8 +14,9 @@ from hpc_embed.cluster.task import embed_shards
 from hpc_embed.config import GatherSettings, WorkSettings
 from hpc_embed.errors import RunConflict
 from hpc_embed.results.gather import gather
-from hpc_embed.run.files import remove_leftovers, remove_tree
+from hpc_embed.run.files import remove_tree
 from hpc_embed.run.layout import RunLayout
+from hpc_embed.run.leftovers import remove_leftovers
 from hpc_embed.run.markers import is_done, read_failure, read_marker
 from hpc_embed.run.pieces import Pieces
 from hpc_embed.run.plan import Plan, read_plan
@@ -58,13 +59,20 @@ PLANS: dict[str, Callable[[dict[str, Any]], object]] = {
 }
 
 
+def change_plan(layout: RunLayout, change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    """Whoever writes a plan can leave its checksums out, as an older version did."""
+    content: dict[str, Any] = json.loads(layout.plan.read_text())
+    del content["sha256"], content["shard_table_sha256"]
+    change(content)
+    layout.plan.write_text(json.dumps(content))
+    return content
+
+
 @pytest.mark.parametrize("name", PLANS)
 def test_a_plan_that_is_none_of_ours_is_refused(name: str, done: tuple[Plan, RunLayout]) -> None:
     _, layout = done
-    content = json.loads(layout.plan.read_text())
-    PLANS[name](content)
-    layout.plan.write_text(json.dumps(content))
-    with pytest.raises(RunConflict, match="not a whole plan"):
+    change_plan(layout, PLANS[name])
+    with pytest.raises(RunConflict, match=r"not a whole plan \((?!its checksum)"):
         read_plan(layout.plan)
 
 
@@ -81,9 +89,7 @@ def test_what_is_odd_about_a_plan_is_named(
     change: Callable[[dict[str, Any]], object], words: str, done: tuple[Plan, RunLayout]
 ) -> None:
     _, layout = done
-    content = json.loads(layout.plan.read_text())
-    change(content)
-    layout.plan.write_text(json.dumps(content))
+    change_plan(layout, change)
     with pytest.raises(RunConflict, match=words):
         read_plan(layout.plan)
 
@@ -103,9 +109,7 @@ def test_the_extremes_of_what_a_plan_may_say_are_taken(
     change: Callable[[dict[str, Any]], object], done: tuple[Plan, RunLayout]
 ) -> None:
     _, layout = done
-    content = json.loads(layout.plan.read_text())
-    change(content)
-    layout.plan.write_text(json.dumps(content))
+    content = change_plan(layout, change)
     plan = read_plan(layout.plan)
     assert len(plan.shards) == content["num_shards"]
     assert plan.intake.settings == content.get("intake", {})

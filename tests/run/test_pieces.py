@@ -43,6 +43,45 @@ def test_a_piece_appears_although_a_twin_cleans_up(
     assert Pieces(folder, "print").finished(4) == {3}
 
 
+@pytest.mark.parametrize("damage", ["two bytes", "emptied", "cut", "a folder"])
+def test_a_piece_that_is_not_as_it_was_written_is_set_aside_and_its_windows_are_none_that_are_finished(
+    damage: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "work" / "shard-00000"
+    folder.parent.mkdir()
+    for key in (3, 4):
+        Pieces(folder, "print").publish(ROWS._replace(windows_N=np.array([key])))
+    bad, good = sorted(folder.iterdir())
+    (key,) = VectorFile(good).windows().tolist()
+    content = bytearray(bad.read_bytes())
+    half = bytes(content[: len(content) // 2])
+    at = content.index(ROWS.vectors_ND.tobytes())
+    content[at] ^= 1
+    content[at + 5] ^= 8
+    if damage == "a folder":
+        bad.unlink()
+        bad.mkdir()
+    else:
+        bad.write_bytes({"two bytes": bytes(content), "emptied": b"", "cut": half}[damage])
+    pieces = Pieces(folder, "print")
+    assert [file.windows().tolist() for file in pieces.files()] == [[key]]  # found where vectors are taken
+    assert pieces.finished(4) == {key}
+    (aside,) = (tmp_path / "work" / "withdrawn").iterdir()
+    assert aside.name.startswith(bad.name)
+    assert aside.is_dir() or aside.stat().st_size in (0, len(content), len(content) // 2)
+
+
+def test_a_piece_of_a_version_that_had_no_digest_in_its_name_is_taken_where_it_can_be_decoded(tmp_path: Path) -> None:
+    folder = tmp_path / "work" / "shard-00000"
+    folder.parent.mkdir()
+    Pieces(folder, "print").publish(ROWS)
+    (piece,) = folder.iterdir()
+    old = piece.rename(folder / "piece-00001-0123456789abcdef0123456789abcdef.parquet")
+    assert Pieces(folder, "print").finished(4) == {3}
+    old.write_bytes(old.read_bytes()[:-1])
+    assert Pieces(folder, "print").finished(4) == set()
+
+
 def test_where_the_run_folder_has_gone_it_is_told(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Pieces(tmp_path / "moved/work/shard-00000", "print").publish(ROWS)

@@ -60,8 +60,20 @@ def test_a_window_without_key_or_sequence_is_damage(
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"not Parquet at all"])
 def test_what_is_no_parquet_is_damage(content: bytes, shard: Path) -> None:
     shard.write_bytes(content)
-    with pytest.raises(RunConflict, match=r"shard: damaged \(.*Delete plan.json and run"):
+    with pytest.raises(RunConflict, match=r"shard: damaged \(.*hpc-embed plan. .* makes it anew"):
         read_shard(shard)
+
+
+def test_one_letter_changed_is_damage_where_the_digest_is_known(tmp_path: Path) -> None:
+    path = tmp_path / "shard"
+    digest = write_shard(path, WINDOWS, SEQUENCES)
+    assert read_shard(path, digest).sequences_N == SEQUENCES
+    content = path.read_bytes()
+    assert content.count(b"MKV") == 1
+    path.write_bytes(content.replace(b"MKV", b"MKL"))
+    with pytest.raises(RunConflict, match=r"shard: damaged \(its checksum is not the plan's\)"):
+        read_shard(path, digest)
+    assert read_shard(path).sequences_N[0] == b"MKL"
 
 
 def test_a_file_that_is_not_there_is_told_as_such(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -16,9 +17,11 @@ import pytest
 from hpc_embed.config import GatherSettings
 from hpc_embed.errors import EnvironmentFault, HpcEmbedError
 from hpc_embed.results.gather import gather
+from hpc_embed.run import pieces
 from hpc_embed.run.plan import read_plan
 from hpc_embed.run.storage import Storage
-from tests.torture import disks, forgetful, interleavings, kills
+from hpc_embed.run.vectors import VectorFile
+from tests.torture import disks, flips, forgetful, interleavings, kills
 from tests.torture.enumeration import Loss, Scenario, Undisturbed, check, scenarios, undisturbed
 from tests.torture.small_run import SmallRun, on
 from tests.torture.storage import Crash, Fault, FaultyStorage
@@ -44,6 +47,28 @@ def test_after_any_fault_the_same_commands_give_the_same_bytes_and_compute_littl
 ) -> None:
     for scenario in some(list(scenarios(truth)), part):
         check(scenario, truth, tmp_path / "run")
+
+
+def test_a_bit_that_turns_over_in_any_file_makes_no_wrong_vector(truth: Undisturbed, tmp_path: Path) -> None:
+    flipped = flips.flip_all(truth, tmp_path, per_file=1)
+    assert flipped.num_flips >= 25
+    assert flipped.num_refused >= 3
+
+
+def test_flips_find_pieces_that_are_not_proven(
+    truth: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pieces, "_is_as_written", lambda *_: True)
+    (state, *_) = flips.states(truth, tmp_path)
+    (piece, *_) = sorted(state.glob("run/work/shard-*/piece-*"))
+
+    class InAVector(random.Random):
+        def randrange(self, *_: object) -> int:
+            vector = VectorFile(piece).rows(0).vectors_ND.tobytes()
+            return 8 * piece.read_bytes().index(vector) + 22
+
+    with pytest.raises(AssertionError, match="piece-"):
+        flips._flip(state, piece.relative_to(state), InAVector(), truth, tmp_path / "flipped", is_direct=False)
 
 
 class Forgetful(FaultyStorage):

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.torture import disks, enumeration, forgetful, interleavings, kills
+from tests.torture import disks, enumeration, flips, forgetful, interleavings, kills
 
 
 def main() -> int:
@@ -22,6 +22,8 @@ def main() -> int:
     parser.add_argument("--interleavings", type=int, default=1000)
     parser.add_argument("--kills", type=int, default=500, help="of forked copies of a small run")
     parser.add_argument("--command-kills", type=int, default=50, help="of hpc-embed local and its workers")
+    parser.add_argument("--flips", type=int, default=20, help="bits that turn over in each file")
+    parser.add_argument("--only", help="one part alone: flips, kills, …")
     parser.add_argument("--every", type=int, default=1, help="take one scenario in so many")
     chosen = parser.parse_args()
     quiet = Path(os.devnull).open("w")  # noqa: SIM115 - progress lines of thousands of runs
@@ -31,6 +33,7 @@ def main() -> int:
         tell(f"{len(truth.operations)} operations and {truth.num_readings} readings in a run")
         parts: list[tuple[str, Callable[[], str]]] = [
             ("faults", lambda: _faults(truth, folder, chosen.every)),
+            ("flips", lambda: _flips(truth, folder, chosen.flips)),
             ("interleavings", lambda: _interleavings(truth, folder, chosen.interleavings)),
             ("kills", lambda: str(kills.kill_forks(chosen.kills, 1, truth, folder / "forks"))),
             ("kills of the command", lambda: str(kills.kill_commands(chosen.command_kills, 2, folder / "commands"))),
@@ -38,6 +41,8 @@ def main() -> int:
             ("disks that forget", lambda: _forgetful(truth, folder, chosen.every)),
         ]
         for title, part in parts:
+            if chosen.only not in (None, title):
+                continue
             started = time.monotonic()
             tell(f"{title}: {part()}, in {time.monotonic() - started:.0f} s")
     tell("0 lost, 0 doubled, 0 different, none computed again beyond the bound")
@@ -65,6 +70,11 @@ def _some_faults(chosen: list[enumeration.Scenario], truth: enumeration.Undistur
     for scenario in chosen:
         enumeration.check(scenario, truth, folder)
     return len(chosen)
+
+
+def _flips(truth: enumeration.Undisturbed, folder: Path, per_file: int) -> str:
+    num_flips, num_refused = flips.flip_all(truth, folder / "flips", per_file)
+    return f"{num_flips} bits turned over, {num_refused} told and mended as told, 0 wrong vectors"
 
 
 def _interleavings(truth: enumeration.Undisturbed, folder: Path, number: int) -> str:

@@ -16,6 +16,7 @@ from hpc_embed.results.gather import gather
 from hpc_embed.run import faults, files
 from hpc_embed.run.canary import SEQUENCES as CANARIES
 from hpc_embed.run.layout import RunLayout
+from hpc_embed.run.leftovers import remove_leftovers
 from hpc_embed.run.plan import Plan
 from hpc_embed.workers import base, composition
 from hpc_embed.workers import loop as loop_module
@@ -54,7 +55,7 @@ class SmallRun:
         """Embed every shard, as a task does."""
         for folder in (self.layout.outputs, self.layout.work):
             files.make_folders(folder)
-            files.remove_leftovers(folder)
+            remove_leftovers(folder)
         shards: list[Path | None] = []
         for index in range(len(plan.shards)):
             shards += [self.layout.shard(index), None]

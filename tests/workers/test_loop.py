@@ -11,12 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, repeat
 from pathlib import Path
 from queue import Queue
+from typing import BinaryIO
 
 import numpy as np
 import pytest
 
 from hpc_embed.errors import RunConflict
 from hpc_embed.progress import BatchDone, BudgetHalved, Event, ShardFailed, ShardFinished, ShardStarted
+from hpc_embed.run import markers
+from hpc_embed.run.files import Draft, publish_first, write_draft
 from hpc_embed.run.markers import Marker, is_done, publish_output, read_marker
 from hpc_embed.run.pieces import Pieces
 from hpc_embed.run.shards import read_shard, write_shard
@@ -276,17 +279,53 @@ def test_a_shard_that_a_twin_has_finished_is_left_as_it_is(tmp_path: Path) -> No
     assert (tmp_path / "outputs" / "shard-00000.parquet").read_bytes() == before
 
 
-def test_twins_that_finish_together_leave_one_output_and_its_own_marker(tmp_path: Path) -> None:
-    """The slower twin finds the faster one's output without a marker yet, and proves that very file."""
-    embed(tmp_path, FakeModel(poison=9))  # the faster one could not do a window that the slower can
+def test_an_output_that_a_crash_left_without_its_marker_gets_one(tmp_path: Path) -> None:
+    embed(tmp_path, FakeModel())
     outputs = tmp_path / "outputs"
-    before = (outputs / "shard-00000.parquet").read_bytes()
+    before = (outputs / "shard-00000.parquet").stat()
     (outputs / "shard-00000.done.json").unlink()
-    marker, _ = embed(tmp_path, FakeModel(), token_budget=1)  # other batches, so another order of rows
-    assert (outputs / "shard-00000.parquet").read_bytes() == before
-    assert (marker.rows, marker.sha256) == (6, hashlib.sha256(before).hexdigest())
-    assert marker.failed_windows == {"3": "a twin could not embed it"}
+    embed(tmp_path, FakeModel())
+    assert (outputs / "shard-00000.parquet").stat().st_ino == before.st_ino
     assert is_done(outputs, "shard-00000", "f")
+    assert not (outputs / "withdrawn").exists()
+
+
+@pytest.mark.parametrize("change", ["a bit", "a folder", "a window less"])
+def test_an_output_without_a_marker_that_is_not_what_was_written_is_set_aside(change: str, tmp_path: Path) -> None:
+    embed(tmp_path, FakeModel(poison=9 if change == "a window less" else None))
+    outputs = tmp_path / "outputs"
+    output = outputs / "shard-00000.parquet"
+    (outputs / "shard-00000.done.json").unlink()
+    if change == "a folder":
+        output.unlink()
+        output.mkdir()
+    elif change == "a bit":
+        content = bytearray(output.read_bytes())
+        content[200] ^= 1
+        output.write_bytes(content)
+    marker, _ = embed(tmp_path, FakeModel())
+    assert (marker.rows, marker.failed_windows) == (7, {})
+    assert marker.sha256 == hashlib.sha256(output.read_bytes()).hexdigest()
+    assert len(list((outputs / "withdrawn").iterdir())) == 1
+
+
+def test_a_twin_that_publishes_in_the_last_moment_keeps_its_output_and_no_marker_tells_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "twin/work").mkdir(parents=True)
+    embed(tmp_path / "twin", FakeModel(poison=9))
+    theirs = (tmp_path / "twin/outputs/shard-00000.parquet").read_bytes()
+    output = tmp_path / "outputs" / "shard-00000.parquet"
+
+    def too_late(draft: Draft, path: Path) -> bool:
+        path.write_bytes(theirs)
+        return publish_first(draft, path)
+
+    monkeypatch.setattr(markers, "publish_first", too_late)
+    with pytest.raises(RunConflict, match="not what this task has written"):
+        embed(tmp_path, FakeModel())
+    assert output.read_bytes() == theirs
+    assert read_marker(output.parent, "shard-00000") is None
 
 
 def test_an_output_of_an_older_plan_is_replaced(tmp_path: Path) -> None:
@@ -587,9 +626,12 @@ class Twin(FakeModel):
     def start(self, batch: Sequence[Tokens]) -> Callable[[], EmbeddedBatch]:
         if len(self.batches) == 1:
             outputs, name = self.folder / "outputs", "shard-00000"
-            draft = outputs / f".{name}.draft"
-            with draft.open("wb") as file, VectorWriter(file, 2, {"fingerprint": self.fingerprint}) as writer:
-                writer.write(Vectors(np.arange(7), np.array(LENGTHS, np.int32), np.zeros((7, 2), np.float32)))
+
+            def write(file: BinaryIO) -> None:
+                with VectorWriter(file, 2, {"fingerprint": self.fingerprint}) as writer:
+                    writer.write(Vectors(np.arange(7), np.array(LENGTHS, np.int32), np.zeros((7, 2), np.float32)))
+
+            draft = write_draft(outputs / name, write)
             facts = embed(self.folder / "aside", FakeModel())[0].facts
             publish_output(outputs, name, draft, self.fingerprint, list(range(7)), {}, facts)
         return super().start(batch)

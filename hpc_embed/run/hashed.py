@@ -1,0 +1,37 @@
+"""Digests: of what is written while it is written, and of what was read.
+
+They are against storage that lies, not against people: a flipped bit, a lost page, the file of another run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from typing import Any, BinaryIO
+
+
+class Hashed(io.RawIOBase):
+    """A file that is written from its begin to its end, and the SHA-256 of what went into it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._digest, self.num_bytes = hashlib.sha256(), 0
+
+    @property
+    def sha256(self) -> str:
+        """Hexadecimal, of what was written so far."""
+        return self._digest.hexdigest()
+
+    @property
+    def name(self) -> str:
+        """Where it is written."""
+        return str(self._file.name)
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: Any) -> int:
+        self._digest.update(content)
+        self.num_bytes += memoryview(content).nbytes
+        self._file.write(content)
+        return memoryview(content).nbytes
