@@ -11,7 +11,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from hpc_embed.engine.padded import NativeTokeniser, chunks, unmarked
+from hpc_embed.engine.any_tokeniser import NativeTokeniser, unmarked
+from hpc_embed.engine.padded import chunks
 from hpc_embed.errors import EnvironmentFault
 from hpc_embed.run.identity import pin_model
 from hpc_embed.run.plan import Embedding
