@@ -99,7 +99,7 @@ class NativeTokeniser:
             for kind in kinds
             for way in ways_for(self._own.ids, kind)
         ]
-        _, way, found = min(tried, key=lambda one: one[0])  # of equals the first
+        _, way, found = min(tried, key=lambda one: min(one[0], 1.0))  # of equals the first
         return way, found
 
     def _share_unknown(self, way: Way, probe: str) -> float:
