@@ -84,7 +84,9 @@ def _native(name: str, config: Config, *, encoder: str = "") -> Model:
 
     torch.manual_seed(0)
     kind = getattr(transformers, name)
-    model = kind(kind.config_class(**{key: value for key, value in config.items() if key != "auto_map"})).eval()
+    settings = {key: float(value) if key.endswith("_prob") else value for key, value in config.items()}
+    settings.pop("auto_map", None)
+    model = kind(kind.config_class(**settings)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 1:

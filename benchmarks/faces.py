@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -51,6 +52,8 @@ SEQUENCES: dict[Kind, dict[str, str]] = {
         "long": "ACGTTGCAACGTACGTTAGCCAGGATCTTCCAATCGGCTAGAACTGATCATTTGCGCCCGTGAA" * 4,
     },
 }
+MOST_BYTES = 10 << 30
+"""Memory of this process and of each command: a config that is read as one of 80 layers is to fail by itself."""
 FARTHEST = 1e-4
 """Largest difference of a vector's numbers, against the largest of them, that is rounding."""
 BERT_AROUND = (["[CLS]"], ["[SEP]"])
@@ -431,6 +434,7 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    resource.setrlimit(resource.RLIMIT_DATA, (MOST_BYTES, MOST_BYTES))
     with tempfile.TemporaryDirectory() as temporary:
         found = answer(options.folders, options.only, options.scratch or Path(temporary), quick=options.quick)
     measuring.show(found, as_json=options.json)

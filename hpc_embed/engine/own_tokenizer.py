@@ -120,15 +120,9 @@ class OwnTokenizer:
 
 
 def _load(folder: Path, **options: object) -> Any:
-    """EnvironmentFault for what transformers cannot read, and for what would run code of its own."""
-    settings = read_json(folder / "tokenizer_config.json")
-    if "auto_map" in settings:
-        raise EnvironmentFault(
-            f"{folder}: its tokenizer runs code of its own, which is never run here.",
-            remedy="Choose a model of `hpc-embed models`, or one that transformers knows natively.",
-        )
+    """EnvironmentFault for what transformers cannot read, or does not know."""
     try:
-        return _class_of(folder, settings).from_pretrained(folder, local_files_only=True, **options)
+        return _class_of(folder).from_pretrained(folder, local_files_only=True, **options)
     except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
         needs_library = (folder / "spiece.model").is_file() and not (folder / "tokenizer.json").is_file()
         raise EnvironmentFault(
@@ -139,7 +133,7 @@ def _load(folder: Path, **options: object) -> Any:
         ) from error
 
 
-def _class_of(folder: Path, settings: Mapping[str, object]) -> Any:
+def _class_of(folder: Path) -> Any:
     """The class that the files name, else that of the model_type, else what the vocabulary looks like.
 
     transformers' own choice would ask on the terminal whether to run code that config.json names.
@@ -147,12 +141,18 @@ def _class_of(folder: Path, settings: Mapping[str, object]) -> Any:
     from transformers import PreTrainedTokenizerFast
     from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES, tokenizer_class_from_name
 
+    settings = read_json(folder / "tokenizer_config.json")
+    name = settings.get("tokenizer_class")
     kind = str(read_json(folder / "config.json").get("model_type") or _kind_of_vocabulary(folder / "vocab.txt"))
-    for name in (settings.get("tokenizer_class"), TOKENIZER_MAPPING_NAMES.get(kind)):
-        found = tokenizer_class_from_name(name) if isinstance(name, str) else None
-        if found is not None:
-            return found
-    return PreTrainedTokenizerFast
+    found = tokenizer_class_from_name(
+        str(name or TOKENIZER_MAPPING_NAMES.get(kind) or PreTrainedTokenizerFast.__name__)
+    )
+    if found is None or (not name and "auto_map" in settings):
+        raise EnvironmentFault(
+            f"{folder}: its tokenizer, {name or 'unnamed'}, runs code of its own, which is never run here.",
+            remedy="Choose a model of `hpc-embed models`, or one that transformers knows natively.",
+        )
+    return found
 
 
 def _kind_of_vocabulary(path: Path) -> str:
