@@ -60,6 +60,7 @@ setup-test: packages $(VENV)/.installed-test
 packages:  # first of all, since they bring a C compiler where there is none
 	bash .ci/install-debian.sh
 	bash .ci/install-apptainer.sh
+	PYTHON=$(PYTHON) bash .ci/install-antiberty.sh
 
 $(VENV)/.installed: pyproject.toml setup.py constraints.txt $(wildcard hpc_embed/*/kernels/*)
 	$(PYTHON) -m venv $(VENV)

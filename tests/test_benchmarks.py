@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import accuracy, gpu, gpu_models, measuring
+from benchmarks import accuracy, faces, gpu, gpu_models, measuring
 from benchmarks.proteins_cpu import FASTA
 from hpc_embed.engine import processor
+from hpc_embed.families.esm2 import VOCABULARY
 from hpc_embed.registry import find_model
 from tests.conftest import REPOSITORY
 
@@ -162,3 +163,45 @@ def test_a_token_of_esm2_8m_moves_what_the_formula_says() -> None:
     assert gpu.bytes_per_token(find_model("esm2_t6_8M")) == 6 * (
         2 * (6 * 320 + 2 * 1600) + 2 * (2 * 1280 + 6 * 320) + 24 * 320
     )
+
+
+def test_the_faces_of_published_checkpoints_are_built_embedded_and_judged(tmp_path: Path) -> None:
+    config = {
+        "model_type": "esm",
+        "vocab_size": 33,
+        "mask_token_id": 32,
+        "pad_token_id": 1,
+        "token_dropout": True,
+        "hidden_size": 2048,
+        "num_attention_heads": 32,
+        "num_hidden_layers": 6,
+        "intermediate_size": 1280,
+        "position_embedding_type": "rotary",
+        "max_position_embeddings": 1026,
+        "layer_norm_eps": 1e-05,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "emb_layer_norm_before": False,
+    }
+    folder = tmp_path / "published/facebook__esm2_t6_8M_UR50D"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "vocab.txt").write_text("\n".join(VOCABULARY))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "EsmTokenizer"}')
+    (tmp_path / "published/oxpig__AbLang2").mkdir()
+    table = faces.answer([tmp_path / "published"], [], tmp_path, quick=True).tables[0]
+    assert [[row[1], row[3], row[5], row[6]] for row in table.rows] == [
+        ["itself", "0", "embeds", ""],
+        ["hf:", "0", "embeds", ""],
+        ["itself", "", "refused", ""],
+        ["hf:", "", "refused", ""],
+    ]
+    assert table.rows[1][2].endswith("(the plainest; 6 layers → 2, hidden 2048 → 1024)")
+    made = faces.build(folder, tmp_path)
+    right = faces.Outcome("esm2", *made.expected())
+    assert faces.judge(made, right, "embeds")[1:] == ("0", "0.0e+00", True)
+    assert not faces.judge(made, right, "refused")[3]
+    assert not faces.judge(made, right._replace(tokens=[row[::-1] for row in right.tokens]), "embeds")[3]
+    assert right.vectors is not None
+    assert not faces.judge(made, right._replace(vectors=right.vectors * 1.001), "embeds")[3]
+    assert not faces.judge(made, right._replace(crashed="KeyError: 'x'"), "refused")[3]

@@ -1,4 +1,4 @@
-"""Words of k bases from the left, as Nucleotide Transformer reads DNA."""
+"""Words of k bases: from the left, as Nucleotide Transformer reads DNA, or one from each base on, as DNABERT does."""
 
 from __future__ import annotations
 
@@ -57,3 +57,28 @@ class KmerTokeniser:
         is_in_word_N = ~is_other_N & (place_in_run_N < length_N // self._k * self._k)
         is_first_N = place_in_run_N % self._k == 0
         return is_in_word_N & is_first_N, is_in_word_N & ~is_first_N
+
+
+class OverlappingWords:
+    """The word of k bases from each base on; one with another letter in it is unknown, and so is a shorter sequence."""
+
+    def __init__(self, ids: Mapping[str, int], k: int, unknown: int, front: list[int], back: list[int]) -> None:
+        words = ["".join(letters) for letters in product(BASES, repeat=k)]
+        self._k, self._unknown = k, unknown
+        self._id_of_word = np.array([*(ids.get(word, unknown) for word in words), unknown], dtype=np.int64)
+        self._code_of_letter = np.full(256, len(words), dtype=np.int64)
+        self._code_of_letter[np.frombuffer(BASES.encode(), dtype=np.uint8)] = np.arange(len(BASES))
+        self._front, self._back = (np.array(tokens, dtype=np.int64) for tokens in (front, back))
+
+    def __call__(self, sequences: Sequence[bytes]) -> list[NDArray[np.int64]]:
+        """Front, words and back of each sequence."""
+        return [np.concatenate([self._front, self._tokens(sequence), self._back]) for sequence in sequences]
+
+    def _tokens(self, sequence: bytes) -> NDArray[np.int64]:
+        if len(sequence) < self._k:
+            return np.array([self._unknown])
+        codes_N = self._code_of_letter[np.frombuffer(sequence, dtype=np.uint8)]
+        codes_NK = np.lib.stride_tricks.sliding_window_view(codes_N, self._k)
+        words_N = codes_NK @ len(BASES) ** np.arange(self._k - 1, -1, -1)
+        tokens_N: NDArray[np.int64] = self._id_of_word[np.minimum(words_N, len(self._id_of_word) - 1)]
+        return tokens_N

@@ -32,7 +32,8 @@ class _LoadedNative(LoadedOnDevice):
     def __init__(self, worker: NativeWorker, device: torch.device, precision: str) -> None:
         import transformers
 
-        from hpc_embed.engine.padded import NativeEncoder, NativeTokeniser
+        from hpc_embed.engine.any_tokeniser import NativeTokeniser
+        from hpc_embed.engine.padded import NativeEncoder
 
         self._outputs = worker.embedding.outputs
         self.tokenise: Callable[[Sequence[bytes]], Sequence[Tokens]] = NativeTokeniser(worker.folder())

@@ -11,7 +11,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from hpc_embed.engine.padded import NativeTokeniser, chunks, unmarked
+from hpc_embed.engine.any_tokeniser import NativeTokeniser, unmarked
+from hpc_embed.engine.padded import chunks
 from hpc_embed.errors import EnvironmentFault
 from hpc_embed.run.identity import pin_model
 from hpc_embed.run.plan import Embedding
@@ -89,8 +90,8 @@ def test_a_layer_in_between_is_that_of_transformers(tmp_path: Path) -> None:
 
 def test_letters_are_put_apart_where_the_tokeniser_knows_them_only_so(tmp_path: Path) -> None:
     folder = spaced(tmp_path / "prot_bert")
-    assert NativeTokeniser(folder).is_spaced
-    assert not NativeTokeniser(native(tmp_path / "bert", "bert")).is_spaced
+    assert NativeTokeniser(folder).notes == ("tokens: letters put apart by spaces.",)
+    assert NativeTokeniser(native(tmp_path / "bert", "bert")).notes == ()
     expected = one_at_a_time(folder, "mean", is_spaced=True)
     assert np.abs(embed(folder).vectors_BD - expected).max() <= 1e-5
 
