@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from hpc_embed.errors import EnvironmentFault
 from hpc_embed.progress import Events, WorkerReady
 from hpc_embed.registry import find_model
 from hpc_embed.run.canary import SEQUENCES, encode
@@ -175,7 +176,14 @@ class BaseEmbeddingWorker(ABC):
     def _canary(self, model: LoadedModel) -> str:
         """What this device makes of the one window that every worker embeds; without pooling, the mean of its rows."""
         sequence = SEQUENCES[find_model(self.identity.registry_name).kind]
-        return encode(model.start(model.tokenise([sequence]))().vectors_BD.mean(axis=0))
+        vector_D = model.start(model.tokenise([sequence]))().vectors_BD.mean(axis=0)
+        if not np.isfinite(vector_D).all():
+            raise EnvironmentFault(
+                f"{self.identity.name}: NaN or infinity for the canary, before the first batch: the weights in "
+                f"{self.identity.folder or 'the checkpoint'} are suspect, or overflow in {model.precision}.",
+                remedy="Compare the checkpoint with the published one, and try --precision fp32.",
+            )
+        return encode(vector_D)
 
 
 class _Nowhere:
