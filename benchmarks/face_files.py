@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hpc_embed.checkpoints.vocabulary import pieces_of_model
 from hpc_embed.engine.references import dnabert_reference, nucleotide_reference
-from hpc_embed.engine.vocabulary import pieces_of_model
 from hpc_embed.engine.weights import random_weights
 from hpc_embed.families import FAMILIES
 

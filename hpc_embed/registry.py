@@ -18,6 +18,7 @@ from hpc_embed.families.t5 import t5_shape
 from hpc_embed.progress import note
 
 Kind = Literal["protein", "dna"]
+KINDS: tuple[Kind, ...] = ("protein", "dna")
 
 ENTRY_POINT_GROUP = "hpc_embed.models"
 """Another package adds a model by an entry point of this group that names a `Model`."""

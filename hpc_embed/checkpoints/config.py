@@ -44,6 +44,7 @@ USUAL: Mapping[str, object] = {
     "pruned_heads": {},
     "type_vocab_size": 2,
     "is_folding_model": False,
+    "position_embedding_type": "absolute",
 }
 """Fields of any model that change a vector where they are not so."""
 

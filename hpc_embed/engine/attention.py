@@ -9,7 +9,8 @@ flash          CUDA, package    none, ALiBi           flash_attn's variable-leng
 flex           GPU, compiler    none, ALiBi, table    FlexAttention with a document mask, compiled
 sdpa           everywhere       none, ALiBi, table    windows of one length together
 
-Which of them run is looked up, and whether they compute what SDPA does is tried before the first batch.
+Triton and SDPA alone leave out what a query may not see of its window (`Sight`). Which of them run is looked up, and
+whether they compute what SDPA does is tried before the first batch.
 """
 
 # T = packed tokens, H = heads, K = head dimension, R = windows of one length, n = their tokens
@@ -21,7 +22,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -39,6 +40,28 @@ from hpc_embed.errors import in_one_line
 Attend = Callable[[Tensor, Rotary | None, PackedBatch], Tensor]
 """q, k, v in one [T, 3, H, K] with the scale already in q, the rotary positions that they are still to get, and
 their batch, to [T, H, K]."""
+
+
+class Sight(NamedTuple):
+    """The keys of its window that a query sees."""
+
+    is_causal: bool = False
+    """None behind it."""
+    reach: int | None = None
+    """Those fewer than so many tokens away."""
+
+    def hides(self, length: int) -> bool:
+        """Whether anything of a window of that length is hidden for its distance."""
+        return self.reach is not None and self.reach < length
+
+    def mask(self, length: int, device: torch.device) -> Tensor:
+        """[n, n], True where query i sees key j."""
+        ahead_NN = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)
+        sees_NN = ahead_NN >= 0 if self.is_causal else torch.ones_like(ahead_NN, dtype=torch.bool)
+        return sees_NN if self.reach is None else sees_NN & (ahead_NN.abs() < self.reach)
+
+
+ALL_OF_IT = Sight()
 FLEX_BLOCK = 128
 """Tokens of a block in FlexAttention's mask."""
 LARGEST_TRITON_HEAD = 128
@@ -47,14 +70,14 @@ LARGEST_DIFFERENCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 """Of a trial from SDPA in float32, relative to the largest number; another order of adding stays far below it."""
 
 
-def make_attention(name: str, bias: Bias | None = None) -> Attend:
-    """One back end by name."""
+def make_attention(name: str, bias: Bias | None = None, sight: Sight = ALL_OF_IT) -> Attend:
+    """One back end by name; `sight` for those that `available_back_ends` names for it."""
     if name == "kernel":
         return lambda qkv, rotary, batch: kernel.attend(qkv, rotary, batch, bias)
     if name == "triton":
         from hpc_embed.engine.gpu_attention import TritonAttention
 
-        return TritonAttention(bias)
+        return TritonAttention(bias, is_causal=sight.is_causal, reach=sight.reach)
     if name in ("varlen", "varlen-split"):
         return lambda qkv, rotary, batch: _varlen(qkv, rotary, batch, in_one_piece=name == "varlen")
     if name == "flash":
@@ -63,17 +86,24 @@ def make_attention(name: str, bias: Bias | None = None) -> Attend:
         return lambda qkv, rotary, batch: _flash(qkv, rotary, batch, slopes_H)
     if name == "flex":
         return FlexAttention(bias)
-    return lambda qkv, rotary, batch: _sdpa(qkv, rotary, batch, bias)
+    return lambda qkv, rotary, batch: _sdpa(qkv, rotary, batch, bias, sight)
 
 
 def available_back_ends(
-    device: torch.device, head_dim: int, dtype: torch.dtype, *, bias: BiasKind | None = None
+    device: torch.device,
+    head_dim: int,
+    dtype: torch.dtype,
+    *,
+    bias: BiasKind | None = None,
+    sight: Sight = ALL_OF_IT,
 ) -> list[str]:
     """Back ends that can run here, the fastest first, found by looking for what they need."""
     if device.type != "cuda":
-        return ["kernel", "sdpa"] if kernel.takes(head_dim) else ["sdpa"]
+        return ["kernel", "sdpa"] if sight == ALL_OF_IT and kernel.takes(head_dim) else ["sdpa"]
     compiles = why_plain() is None
     triton = ["triton"] if compiles and head_dim <= LARGEST_TRITON_HEAD else []
+    if sight != ALL_OF_IT:
+        return [*triton, "sdpa"]
     flex = ["flex"] if compiles and _has("torch.nn.attention.flex_attention") else []
     if dtype == torch.float32:  # the others multiply in half precision only
         return [*triton, *flex, "sdpa"]
@@ -91,13 +121,14 @@ def why_not(
     bias: Bias | None,
     device: torch.device,
     dtype: torch.dtype,
+    sight: Sight = ALL_OF_IT,
 ) -> str | None:
     """What is wrong with a back end on this device, None for nothing: its result for a few windows beside SDPA's."""
     batch = make_batch([np.full(length, 5, dtype=np.int32) for length in TRIAL_LENGTHS], device)
     generator = torch.Generator().manual_seed(0)
     qkv_T3HK = torch.randn(batch.num_tokens, 3, num_heads, head_dim, generator=generator)
     qkv_T3HK = (qkv_T3HK * head_dim**-0.25).to(device, dtype)
-    expected_THK = _sdpa(qkv_T3HK.float(), rotary(batch), batch, bias)
+    expected_THK = _sdpa(qkv_T3HK.float(), rotary(batch), batch, bias, sight)
     try:
         found_THK = attend(qkv_T3HK, rotary(batch), batch).float()
         difference = float((found_THK - expected_THK).abs().max() / expected_THK.abs().max())
@@ -120,15 +151,20 @@ def _separate(qkv_T3HK: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor, 
     return qk_T2HK[:, 0].to(dtype), qk_T2HK[:, 1].to(dtype), qkv_T3HK[:, 2].to(dtype)
 
 
-def _sdpa(qkv_T3HK: Tensor, rotary: Rotary | None, batch: PackedBatch, bias: Bias | None) -> Tensor:
+def _sdpa(
+    qkv_T3HK: Tensor, rotary: Rotary | None, batch: PackedBatch, bias: Bias | None, sight: Sight = ALL_OF_IT
+) -> Tensor:
     q_THK, k_THK, v_THK = _separate(qkv_T3HK, rotary)
     out_THK = torch.empty_like(q_THK)
     for span, length in _runs_of_one_length(batch):
         q, k, v, out = (
             x_THK[span].view(-1, length, *x_THK.shape[1:]).transpose(1, 2) for x_THK in (q_THK, k_THK, v_THK, out_THK)
         )
-        if bias is None:
-            out.copy_(side_by_side(_plain_sdpa, q, k, v, dim=1))
+        if sight.hides(length):
+            mask = sight.mask(length, q.device).expand(1, q.shape[1], -1, -1)
+            out.copy_(side_by_side(_plain_sdpa, q, k, v, mask, dim=1))
+        elif bias is None:
+            out.copy_(side_by_side(_causal_sdpa if sight.is_causal else _plain_sdpa, q, k, v, dim=1))
         else:
             mask = bias.reversed_bias(length, q.dtype)[None]
             out.copy_(side_by_side(_plain_sdpa, q.flip(2), k, v, mask, dim=1).flip(2))
@@ -137,6 +173,10 @@ def _sdpa(qkv_T3HK: Tensor, rotary: Rotary | None, batch: PackedBatch, bias: Bia
 
 def _plain_sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
+
+
+def _causal_sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)
 
 
 def _runs_of_one_length(batch: PackedBatch) -> Iterator[tuple[slice, int]]:

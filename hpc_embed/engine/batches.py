@@ -7,7 +7,8 @@ starts_B1   0       4     7         12   B = windows; window b is tokens starts[
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +20,17 @@ from hpc_embed.families.family import Special
 
 AROUND = Special()
 """One token in front and one behind."""
+NO_SPECIAL = Special(0, 0)
+
+
+class Letters(NamedTuple):
+    """The tokens of a batch that are not special, packed by themselves."""
+
+    rows_R: Tensor
+    """Where each stands in the batch."""
+    batch: PackedBatch
+    has_none_B: Tensor | None
+    """Windows of special tokens alone, of which the first stands in; None where there are none."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +48,8 @@ class PackedBatch:
     lengths: tuple[int, ...]
     """Tokens of each window, on the host."""
     special: Special = AROUND
+    letters: Letters | None = None
+    """Where special tokens were marked one by one, which `special` then does not tell."""
 
     @property
     def num_tokens(self) -> int:
@@ -65,3 +79,19 @@ def make_batch(windows: Sequence[NDArray[np.integer]], device: torch.device, spe
         lengths=lengths,
         special=special,
     )
+
+
+def make_marked_batch(windows: Sequence[NDArray[np.integer]], device: torch.device) -> PackedBatch:
+    """The same of windows whose special tokens are marked: -1 - id stands for id."""
+    ids = [np.where(window < 0, ~window, window) for window in windows]
+    keeps = [window >= 0 for window in windows]
+    has_none_B = np.array([not keep.any() for keep in keeps])
+    for window in np.flatnonzero(has_none_B):
+        keeps[window][0] = True
+    kept = [window[keep] for window, keep in zip(ids, keeps, strict=True)]
+    letters = Letters(
+        to_device(np.flatnonzero(np.concatenate(keeps)), device),
+        make_batch(kept, device, NO_SPECIAL),
+        to_device(has_none_B, device) if has_none_B.any() else None,
+    )
+    return replace(make_batch(ids, device, NO_SPECIAL), letters=letters)

@@ -12,17 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpc_embed.engine.batches import AROUND, PackedBatch, make_batch
+from hpc_embed.engine.batches import AROUND, PackedBatch, make_batch, make_marked_batch
 from hpc_embed.engine.dense import FEWEST_ROWS
 from hpc_embed.engine.pooling import pool
 from hpc_embed.engine.transfers import to_device
 from hpc_embed.families.family import Special
 from hpc_embed.registry import PER_BASE, PER_LETTER, WITH_SPECIAL
 from hpc_embed.run.outputs import Outputs, outputs_of
-
-FILLER_TOKEN = 4
-"""An ordinary token of every vocabulary. A window alone would differ in the last bit from the same window in a batch,
-were it not filled up to as many tokens as products want rows; a filler's vector is thrown away."""
 
 
 class Encoder(Protocol):
@@ -66,15 +62,15 @@ def embed_outputs(
     windows: Sequence[NDArray[np.integer]],
     outputs: Outputs,
     device: torch.device,
-    special: Special = AROUND,
+    special: Special | None = AROUND,
     letters_V: NDArray[np.uint8] | None = None,
+    fewest_rows: int = FEWEST_ROWS,
 ) -> Embedded:
     """Every output of one pass, each the bits that its own pass would give. `letters_V` tells how many letters each
-    token stands for, which `per_base` alone asks for."""
-    num_windows, num_tokens = len(windows), sum(map(len, windows))
-    if num_tokens < FEWEST_ROWS:
-        windows = [*windows, np.full(FEWEST_ROWS - num_tokens, FILLER_TOKEN, dtype=windows[0].dtype)]
-    batch = make_batch(windows, device, special)
+    token stands for, which `per_base` alone asks for; with `special` None, special tokens are marked."""
+    num_windows = len(windows)
+    windows = [*windows, *_fillers(windows, fewest_rows)]
+    batch = make_marked_batch(windows, device) if special is None else make_batch(windows, device, special)
     states = encoder.states(batch, outputs.layers)
     letters_T = letters_V[np.concatenate(windows)] if letters_V is not None and PER_BASE in outputs.poolings else None
 
@@ -90,6 +86,13 @@ def embed_outputs(
     if outputs.per_letter is None:
         return Embedded(torch.cat(vectors, dim=1), num_tokens_B, batch.num_tokens)
     return Embedded(behind(made[outputs.per_letter][0], num_tokens_B, vectors), num_tokens_B, batch.num_tokens)
+
+
+def _fillers(windows: Sequence[NDArray[np.integer]], fewest_rows: int) -> list[NDArray[np.integer]]:
+    """Pieces of the first window, whose vectors are thrown away. A window alone would differ in the last bit from the
+    same window in a batch, were it not filled up to as many tokens as products want rows."""
+    missing, length = fewest_rows - sum(map(len, windows)), len(windows[0])
+    return [windows[0][: min(length, missing - done)] for done in range(0, missing, length)]
 
 
 def behind(rows_RD: Tensor, num_rows_B: NDArray[np.int32], pooled: Sequence[Tensor]) -> Tensor:

@@ -52,8 +52,11 @@ def generation_of(device: torch.device) -> int:
 class TritonAttention:
     """The back end; what it makes of a batch's lengths serves every layer."""
 
-    def __init__(self, bias: Bias | None, blocks: Blocks | None = None) -> None:
-        self._bias, self._blocks = bias, blocks
+    def __init__(
+        self, bias: Bias | None, blocks: Blocks | None = None, *, is_causal: bool = False, reach: int | None = None
+    ) -> None:
+        """A query sees no key behind it where that is causal, and none `reach` or more tokens away."""
+        self._bias, self._blocks, self._is_causal, self._reach = bias, blocks, is_causal, reach
         self._batch: PackedBatch | None = None
         self._tiles_N3: Tensor | None = None
 
@@ -72,12 +75,14 @@ class TritonAttention:
         out_THK = torch.empty(q_THK.shape, dtype=q_THK.dtype, device=q_THK.device)
         attend[(num_heads * len(self._tiles_N3),)](  # in one dimension: the others end at 65,535
             *(q_THK, k_T1HK, v_THK, out_THK, self._tiles_N3, cosines, sines, numbers),
-            *(q_THK.stride(0), k_T1HK.stride(0), v_THK.stride(0), reach),
+            *(q_THK.stride(0), k_T1HK.stride(0), v_THK.stride(0), reach, self._reach or 0),
             NUM_HEADS=num_heads,
             K=head_dim,
             PADDED_K=max(16, triton.next_power_of_2(head_dim)),
             TURNS=rotary is not None,
             BIAS=kind,
+            CAUSAL=self._is_causal,
+            NEAR=self._reach is not None,
             QUERIES=blocks.queries,
             KEYS=blocks.keys,
             PRECISION="ieee" if q_THK.dtype == torch.float32 else "tf32",

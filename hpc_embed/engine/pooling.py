@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpc_embed.engine.batches import PackedBatch
+from hpc_embed.engine.batches import NO_SPECIAL, Letters, PackedBatch
 from hpc_embed.engine.transfers import to_device
 from hpc_embed.families.family import Special
 from hpc_embed.registry import PER_BASE, PER_TOKEN
@@ -34,11 +34,24 @@ def pool(
     if name == PER_BASE:
         assert letters_T is not None
         return per_base(hidden_TD.float(), batch, letters_T)
+    if name in WITHOUT_SPECIAL and batch.letters is not None:
+        return _of_letters(name, hidden_TD, batch.letters)
     lengths_B = (batch.starts_B1[1:] - batch.starts_B1[:-1]).long()
     num_tokens_B = np.array(batch.lengths, dtype=np.int32)
     if name in WITHOUT_SPECIAL:
         num_tokens_B = np.maximum(num_tokens_B - batch.special.total, 0 if name == PER_TOKEN else 1)
     return POOLINGS[name](hidden_TD.float(), batch, lengths_B), num_tokens_B
+
+
+def _of_letters(name: str, hidden_TD: Tensor, letters: Letters) -> tuple[Tensor, NDArray[np.int32]]:
+    """Of what is not special; a window without any has NaN, so that it counts as failed."""
+    vectors_BD, num_tokens_B = pool(name, hidden_TD[letters.rows_R], letters.batch)
+    if letters.has_none_B is None:
+        return vectors_BD, num_tokens_B
+    has_none_R = letters.has_none_B
+    if name == PER_TOKEN:
+        has_none_R = has_none_R[letters.batch.window_of_token_T]
+    return vectors_BD.masked_fill(has_none_R[:, None], float("nan")), num_tokens_B
 
 
 def mean(hidden_TD: Tensor, batch: PackedBatch, lengths_B: Tensor) -> Tensor:
@@ -92,7 +105,6 @@ POOLINGS: dict[str, Callable[[Tensor, PackedBatch, Tensor], Tensor]] = {
 COLUMNS_AT_ONCE = 256
 """So that no copy of all states in float64 is needed on a GPU."""
 OF_NOTHING: dict[Reduction, float] = {"sum": 0.0, "max": float("-inf")}
-NO_SPECIAL = Special(0, 0)
 WITHOUT_SPECIAL = ("mean", "max", PER_TOKEN)
 
 

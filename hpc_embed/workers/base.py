@@ -11,8 +11,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from hpc_embed.errors import EnvironmentFault
 from hpc_embed.progress import Events, WorkerReady
-from hpc_embed.registry import find_model
+from hpc_embed.registry import KINDS, Kind, find_model
 from hpc_embed.run.canary import SEQUENCES, encode
 from hpc_embed.run.files import make_folder
 from hpc_embed.run.identity import ModelIdentity
@@ -120,6 +121,12 @@ class BaseEmbeddingWorker(ABC):
         self.needs_proof = needs_proof
         """False to embed with a checkpoint that has not shown here that it gives the reference's vectors."""
 
+    @property
+    def kind(self) -> Kind:
+        """Of the model; a plan of an older version does not say it of one that transformers runs."""
+        known = find_model(self.identity.registry_name).kind
+        return next((kind for kind in KINDS if kind == self.identity.kind), known)
+
     @abstractmethod
     def load(self, device_id: int | str) -> LoadedModel:
         """Put the model on a device: a GPU's index, or `cpu`.
@@ -182,8 +189,15 @@ class BaseEmbeddingWorker(ABC):
 
     def _canary(self, model: LoadedModel) -> str:
         """What this device makes of the one window that every worker embeds; without pooling, the mean of its rows."""
-        sequence = SEQUENCES[find_model(self.identity.registry_name).kind]
-        return encode(model.start(model.tokenise([sequence]))().vectors_BD.mean(axis=0))
+        sequence = SEQUENCES[self.kind]
+        vector_D = model.start(model.tokenise([sequence]))().vectors_BD.mean(axis=0)
+        if not np.isfinite(vector_D).all():
+            raise EnvironmentFault(
+                f"{self.identity.name}: NaN or infinity for the canary, before the first batch: the weights in "
+                f"{self.identity.folder or 'the checkpoint'} are suspect, or overflow in {model.precision}.",
+                remedy="Compare the checkpoint with the published one, and try --precision fp32.",
+            )
+        return encode(vector_D)
 
 
 class _Nowhere:

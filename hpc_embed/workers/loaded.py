@@ -63,6 +63,8 @@ class LoadedOnDevice:
 
     notes: tuple[str, ...] = ()
     proof = ""
+    longest_window: int | None = None
+    """Tokens, None for no limit."""
 
     def __init__(self, device: torch.device, precision: str, dimension: int, versions: dict[str, str]) -> None:
         import torch
@@ -92,9 +94,11 @@ class LoadedOnDevice:
         """Measured on windows of one length."""
         from hpc_embed.engine.device import measure_token_budget
 
+        length = min(TRIAL_WINDOW_TOKENS, self.longest_window or TRIAL_WINDOW_TOKENS)
+        window = np.full(length, TRIAL_TOKEN, dtype=np.uint8)
+
         def run_tokens(num_tokens: int) -> None:
-            window = np.full(TRIAL_WINDOW_TOKENS, TRIAL_TOKEN, dtype=np.uint8)
-            self.start([window] * (num_tokens // TRIAL_WINDOW_TOKENS))()
+            self.start([window] * (num_tokens // length))()
 
         return measure_token_budget(run_tokens, self._device)
 

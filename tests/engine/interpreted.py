@@ -28,12 +28,14 @@ from hpc_embed.engine.batches import PackedBatch, make_batch
 from hpc_embed.engine.biases import Alibi, Bias, DistanceTable, alibi_slopes
 from hpc_embed.engine.gpu_attention import Blocks, TritonAttention
 from hpc_embed.engine.rotary import Rotary
-from tests.engine.references import CPU, dense_attention, random_tokens
+from tests.engine.references import CPU, dense_attention, hiding, random_tokens
 
 LENGTHS = [70, 32, 3, 1]
 SHAPES = ((2, 16), (2, 24), (1, 64), (1, 40), (1, 128))
 """Heads and their dimension: those of ESM-2's small models, the usual one, one that is no power of two, ProtT5's."""
 DTYPES = (torch.float32, torch.bfloat16)
+SIGHTS = {"causal": (True, None), "near": (False, 9), "causal-near": (True, 40)}
+"""Whether a query sees no key behind it, and fewer than how many tokens away."""
 
 
 def products_of_bf16() -> None:
@@ -94,6 +96,22 @@ def attention_cases() -> Iterator[dict[str, object]]:
         yield case(name, dtype, packed, expected) | {"is_alone_the_same": torch.equal(packed, torch.cat(alone))}
 
 
+def sight_cases() -> Iterator[dict[str, object]]:
+    """The forms that leave keys out, in tiles of which some see nothing of a block."""
+    batch = make_batch(random_tokens(LENGTHS), CPU)
+    for (name, (is_causal, reach)), dtype in product(SIGHTS.items(), DTYPES):
+        qkv = torch.randn(batch.num_tokens, 3, 2, 16).to(dtype)
+        back_end = TritonAttention(None, Blocks(16, 16, 4, 2), is_causal=is_causal, reach=reach)
+        packed = back_end(qkv, None, batch)
+        alone = [
+            back_end(part, None, make_batch(random_tokens([len(part)]), CPU)) for part in torch.split(qkv, LENGTHS)
+        ]
+        q, k, v = qkv.float().unbind(1)
+        expected = dense_attention(q, k, v, LENGTHS, hiding(is_causal, reach))
+        told = {"is_alone_the_same": torch.equal(packed, torch.cat(alone))}
+        yield case(f"attention {name}", dtype, packed, expected) | told
+
+
 def chain_cases() -> Iterator[dict[str, object]]:
     for dtype, width in product(DTYPES, (48, 320, 1280)):
         out, x, weight, bias = torch.randn(7, width).to(dtype), torch.randn(7, width), *torch.rand(2, width)
@@ -133,7 +151,7 @@ def main() -> None:
     torch.manual_seed(0)
     products_of_bf16()
     rounding_to_fp8()
-    for found in (*attention_cases(), *chain_cases()):
+    for found in (*attention_cases(), *sight_cases(), *chain_cases()):
         print(json.dumps(found), flush=True)
 
 

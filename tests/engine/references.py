@@ -62,6 +62,20 @@ def dense_attention(
     return torch.cat(out)
 
 
+def hiding(is_causal: bool, reach: int | None) -> Callable[[Tensor], Tensor]:
+    """For `dense_attention`: no key behind the query, and none so many tokens away."""
+
+    def bias(distance_NN: Tensor) -> Tensor:
+        hidden_NN = torch.zeros_like(distance_NN, dtype=torch.bool)
+        if is_causal:
+            hidden_NN |= distance_NN > 0
+        if reach is not None:
+            hidden_NN |= (distance_NN >= reach) | (distance_NN <= -reach)
+        return torch.zeros(distance_NN.shape).masked_fill(hidden_NN, float("-inf"))
+
+    return bias
+
+
 def random_tokens(lengths: list[int], seed: int = 0, low: int = 4, high: int = 24) -> list[NDArray[np.uint16]]:
     """Token arrays of given lengths."""
     generator = np.random.default_rng(seed)

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from hpc_embed.engine import kernel
-from hpc_embed.engine.attention import FLEX_BLOCK, available_back_ends, document_mask, make_attention
+from hpc_embed.engine.attention import FLEX_BLOCK, Sight, available_back_ends, document_mask, make_attention
 from hpc_embed.engine.batches import PackedBatch, make_batch
 from hpc_embed.engine.biases import Alibi, Bias, DistanceTable, alibi_slopes, bucket_of_distances
 from hpc_embed.engine.rotary import Rotary
-from tests.engine.references import CPU, dense_attention, random_tokens
+from tests.engine.references import CPU, dense_attention, hiding, random_tokens
 
 LENGTHS = [1, 2, 3, 65, 65, 200, 7]
 BLOCK_EDGES = [600, 513, 512, 511, 257, 256, 255, 64, 33, 33, 32, 31, 17, 16, 15, 9, 8, 7, 2, 1]
@@ -89,6 +89,19 @@ def test_back_end_equals_the_dense_oracle_on_the_cpu(name: str, kind: str) -> No
     qkv, batch = packed(LENGTHS), make_batch(random_tokens(LENGTHS), CPU)
     ours = make_attention(name, bias_of(kind))(qkv, rotary_of(batch) if kind == "rotary" else None, batch)
     assert (ours - oracle(qkv, LENGTHS, kind)).abs().max() <= BOUNDS[torch.float32]
+
+
+@pytest.mark.parametrize(("is_causal", "reach"), [(True, None), (False, 9), (True, 9), (False, 65), (True, 1000)])
+def test_what_a_query_may_not_see_of_its_window_is_left_out(is_causal: bool, reach: int | None) -> None:
+    sight, qkv = Sight(is_causal, reach), packed(LENGTHS)
+    assert available_back_ends(CPU, HEAD_DIM, torch.float32, sight=sight) == ["sdpa"]
+    attend, batch = make_attention("sdpa", None, sight), make_batch(random_tokens(LENGTHS), CPU)
+    found = attend(qkv, None, batch)
+    q, k, v = qkv.unbind(1)
+    expected = dense_attention(q, k, v, LENGTHS, hiding(is_causal, reach))
+    assert (found - expected).abs().max() <= BOUNDS[torch.float32]
+    alone = attend(qkv[71:136], None, make_batch(random_tokens([65]), CPU))
+    assert torch.equal(found[71:136], alone)
 
 
 @pytest.mark.parametrize("level", LEVELS, ids=lambda level: kernel.LEVELS[level])

@@ -81,12 +81,12 @@ PACKED: dict[str, tuple[str, Callable[[Path], Path]]] = {
 """Kind of sequence and maker of a checkpoint of each newer family."""
 
 
-def native(folder: Path, kind: str) -> Path:
+def native(folder: Path, kind: str, **more: int) -> Path:
     """A BERT, RoBERTa, ModernBERT, T5 of texts, or Llama, with a tokeniser of single letters."""
     import transformers
 
     common = {"vocab_size": 300, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 64}
-    sizes: dict[str, Any] = {"hidden_size": 32, "pad_token_id": 0, **common}
+    sizes: dict[str, Any] = {"hidden_size": 32, "pad_token_id": 0, **common, **more}
     t5_sizes = {"vocab_size": 300, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
     made: dict[str, Callable[[], Any]] = {
         "bert": lambda: transformers.BertModel(transformers.BertConfig(**sizes)),

@@ -12,11 +12,13 @@ import torch
 from numpy.typing import NDArray
 
 from hpc_embed.engine.any_tokeniser import NativeTokeniser, unmarked
-from hpc_embed.engine.padded import chunks
+from hpc_embed.engine.padded import ALONE, EQUAL, SIMILAR, num_computed_tokens
 from hpc_embed.errors import EnvironmentFault
 from hpc_embed.run.identity import pin_model
+from hpc_embed.run.outputs import outputs_of
 from hpc_embed.run.plan import Embedding
 from hpc_embed.workers.base import EmbeddedBatch, LoadedModel
+from hpc_embed.workers.native import check_poolings
 from hpc_embed.workers.registry import make_worker
 from tests.conftest import Run
 from tests.workers.checkpoints import native, spaced
@@ -102,11 +104,21 @@ def test_special_tokens_are_marked_and_unknown_letters_are_none(tmp_path: Path) 
     assert unmarked(tokens).tolist() == [1, 20, 3, 5, 2]
 
 
-def test_a_batch_is_cut_where_padding_would_cost_and_its_share_is_told(tmp_path: Path) -> None:
-    windows = [np.zeros(length, dtype=np.int64) for length in (100, 90, 80, 79, 70, 10, 3)]
-    assert [[len(window) for window in chunk] for chunk in chunks(windows)] == [[100, 90, 80], [79, 70], [10], [3]]
-    made = embed(native(tmp_path / "bert", "bert"))
-    assert made.num_real_tokens < made.num_computed_tokens <= 1.25 * made.num_real_tokens
+def test_a_batch_is_cut_where_padding_would_cost_or_is_not_borne() -> None:
+    windows = [np.zeros(length, dtype=np.int64) for length in (100, 90, 80, 79, 70, 10, 10, 3)]
+    cut = {
+        each: [[len(window) for window in chunk] for chunk in each.chunks(windows)] for each in (SIMILAR, EQUAL, ALONE)
+    }
+    assert cut[SIMILAR] == [[100, 90, 80], [79, 70], [10, 10], [3]]
+    assert cut[EQUAL] == [[100], [90], [80], [79], [70], [10, 10], [3]]
+    assert cut[ALONE] == [[100], [90], [80], [79], [70], [10], [10], [3]]
+    assert num_computed_tokens(windows, SIMILAR) == 300 + 158 + 20 + 3
+
+
+def test_padding_is_told_and_packed_rows_have_none(tmp_path: Path) -> None:
+    packed, padded = (embed(native(tmp_path / kind, kind)) for kind in ("bert", "t5"))
+    assert padded.num_real_tokens < padded.num_computed_tokens <= 1.25 * padded.num_real_tokens
+    assert packed.num_real_tokens == packed.num_computed_tokens
 
 
 def test_hf_runs_the_whole_way_and_says_that_it_is_the_slow_one(run: Run, globins: Path, tmp_path: Path) -> None:
@@ -156,3 +168,62 @@ def test_a_window_beyond_the_models_positions_is_told_in_one_line(tmp_path: Path
     loaded = loaded_from(folder)
     with pytest.raises(EnvironmentFault, match="a window has 602 tokens, the model positions for 512"):
         loaded.start(loaded.tokenise([b"M" * 600]))()
+
+
+def test_a_first_token_that_says_nothing_of_a_record_is_refused_as_a_pooling(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentFault) as told:
+        loaded_from(native(tmp_path / "llama", "llama"), "cls")
+    assert str(told.value) == (
+        "--pooling cls: llama: the first token's vector is the same for every record, since no token sees those behind "
+        "it. Plan with --pooling mean, mean_with_special, max, per_token, into another --run-dir."
+    )
+
+
+def test_cls_is_refused_where_the_tokenizer_puts_nothing_in_front(tmp_path: Path) -> None:
+    folder = native(tmp_path / "bert", "bert")
+    path = folder / "tokenizer.json"
+    told = json.loads(path.read_text())
+    told["post_processor"]["single"] = told["post_processor"]["single"][1:]
+    path.write_text(json.dumps(told))
+    with pytest.raises(EnvironmentFault, match="--pooling cls: bert: its tokenizer puts no token in front"):
+        loaded_from(folder, "cls")
+    assert embed(folder, "mean").vectors_BD.shape == (len(PROTEINS), 32)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max", "per_token"])
+def test_poolings_of_letters_are_refused_where_every_token_is_special(pooling: str) -> None:
+    probes = [np.array([-2, -5, -3]), np.array([-2, -3])]
+    with pytest.raises(EnvironmentFault) as told:
+        check_poolings("odd", outputs_of(pooling, 1), probes, sees_only_backwards=False)
+    assert str(told.value) == (
+        f"--pooling {pooling}: odd: its tokenizer calls every token special. Plan with --pooling mean_with_special, "
+        "cls, into another --run-dir."
+    )
+    check_poolings("odd", outputs_of("mean_with_special,cls", 1), probes, sees_only_backwards=False)
+
+
+def test_a_model_of_few_positions_starts_and_its_token_budget_is_measured(tmp_path: Path) -> None:
+    folder = native(tmp_path / "bert", "bert", max_position_embeddings=40)
+    loaded = loaded_from(folder)
+    assert loaded.measure_token_budget() >= 256
+    assert loaded.start(loaded.tokenise([b"MKV"]))().vectors_BD.shape == (1, 32)
+
+
+def test_a_config_that_tells_other_dimensions_than_the_model_has_is_refused(tmp_path: Path) -> None:
+    from tests.engine.tiny_models import save
+    from tests.workers.checkpoints import _with_tokeniser
+
+    folder = _with_tokeniser(save("opt, projected", tmp_path / "opt"))
+    with pytest.raises(EnvironmentFault, match="it tells of 32 numbers a vector, the model has 16"):
+        loaded_from(folder)
+
+
+def test_a_model_of_nan_is_one_line_that_suspects_the_checkpoint(run: Run, globins: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = native(tmp_path / "bert", "bert")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["encoder.layer.1.output.dense.weight"][0, 0] = float("nan")
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    said = run("local", globins, "--model", f"hf:{folder}", "--workers", 1, code=5)
+    assert "its weights are suspect. Compare their digest with the published one" in said.stderr

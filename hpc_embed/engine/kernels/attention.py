@@ -11,7 +11,7 @@ import triton.language as tl
 LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
 
-@triton.jit(do_not_specialize=["reach"])
+@triton.jit(do_not_specialize=["reach", "near"])
 def attend(
     q,
     k,
@@ -25,11 +25,14 @@ def attend(
     k_row,
     v_row,
     reach,
+    near,
     NUM_HEADS: tl.constexpr,
     K: tl.constexpr,
     PADDED_K: tl.constexpr,
     TURNS: tl.constexpr,
     BIAS: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    NEAR: tl.constexpr,
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -52,16 +55,22 @@ def attend(
     sums = tl.zeros([QUERIES, PADDED_K], dtype=tl.float32)
     largest = tl.full([QUERIES], float("-inf"), dtype=tl.float32)
     total = tl.zeros([QUERIES], dtype=tl.float32)
-    whole = begin + (end - begin) // KEYS * KEYS
-    for start in range(begin, whole, KEYS):
+    low, stop = begin, end
+    if CAUSAL:
+        stop = tl.minimum(end, first + QUERIES)
+    if NEAR:  # blocks of keys lie alike for all tiles of a window
+        low = begin + tl.maximum(first - near + 1 - begin, 0) // KEYS * KEYS
+        stop = tl.minimum(stop, first + QUERIES + near - 1)
+    whole = low + (stop - low) // KEYS * KEYS
+    for start in range(low, whole, KEYS):
         sums, largest, total = _walk(
-            *(queries, sums, largest, total, k, v, numbers, k_row, v_row, reach, head, rows, begin, start, end),
-            *(NUM_HEADS, K, PADDED_K, BIAS, KEYS, PRECISION, False),
+            *(queries, sums, largest, total, k, v, numbers, k_row, v_row, reach, near, head, rows, begin, start, stop),
+            *(NUM_HEADS, K, PADDED_K, BIAS, CAUSAL, NEAR, KEYS, PRECISION, False),
         )
-    if whole < end:
+    if whole < stop:
         sums, largest, total = _walk(
-            *(queries, sums, largest, total, k, v, numbers, k_row, v_row, reach, head, rows, begin, whole, end),
-            *(NUM_HEADS, K, PADDED_K, BIAS, KEYS, PRECISION, True),
+            *(queries, sums, largest, total, k, v, numbers, k_row, v_row, reach, near, head, rows, begin, whole, stop),
+            *(NUM_HEADS, K, PADDED_K, BIAS, CAUSAL, NEAR, KEYS, PRECISION, True),
         )
     at_out = out + rows.to(tl.int64)[:, None] * (NUM_HEADS * K) + head * K + dims[None, :]
     tl.store(at_out, (sums / total[:, None]).to(queries.dtype), mask=is_query)
@@ -79,6 +88,7 @@ def _walk(
     k_row,
     v_row,
     reach,
+    near,
     head,
     rows,
     begin,
@@ -88,6 +98,8 @@ def _walk(
     K: tl.constexpr,
     PADDED_K: tl.constexpr,
     BIAS: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    NEAR: tl.constexpr,
     KEYS: tl.constexpr,
     PRECISION: tl.constexpr,
     IS_LAST: tl.constexpr,
@@ -109,7 +121,13 @@ def _walk(
         scores += tl.load(numbers + head * (2 * reach + 1) + place)
     if IS_LAST:
         scores = tl.where((columns < end)[None, :], scores, float("-inf"))
+    if CAUSAL:
+        scores = tl.where(columns[None, :] <= rows[:, None], scores, float("-inf"))
+    if NEAR:
+        scores = tl.where(tl.abs(columns[None, :] - rows[:, None]) < near, scores, float("-inf"))
     now = tl.maximum(largest, tl.max(scores, 1))
+    if NEAR:  # of a query that no key so far is near to: no difference of infinities
+        now = tl.maximum(now, -1e38)
     shares = tl.exp2(scores * LOG2_E - (now * LOG2_E)[:, None])
     rest = tl.exp2((largest - now) * LOG2_E)
     sums = tl.dot(shares.to(values.dtype), values, sums * rest[:, None], input_precision=PRECISION)
