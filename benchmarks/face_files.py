@@ -141,7 +141,7 @@ def pre_norm_bert(config: Config) -> Model:
 
 
 def _of_family(family: str, config: Config, reference: Any) -> Model:
-    shape = FAMILIES[family].shape_of_config({"layer_norm_eps": 1e-12, **config})
+    shape = FAMILIES[family].shape_of({"layer_norm_eps": 1e-12, **config})
     tensors = random_weights(FAMILIES[family], shape, 0)
     run = reference(shape, tensors, torch.device("cpu"))
     return Model(tensors, lambda tokens: run(torch.tensor([tokens]), NO_PADDING, shape.num_layers)[0])

@@ -85,7 +85,7 @@ def _refuse_unknown_fields(folder: Path, said: Mapping[str, object], config: Any
     for name, value in said.items():
         if value is not None and name not in known and value != USUAL.get(name):
             raise EnvironmentFault(
-                f"{folder / 'config.json'}: {name} is {value!r}, which transformers' {config.model_type} does not know.",
+                f"{folder / 'config.json'}: {name} is {value!r}, a field that transformers' {config.model_type} has not.",
                 remedy="Choose a model of `hpc-embed models`; or take the field out if it changes no hidden state.",
             )
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hpc_embed.checkpoints.any_encoder import infer_model_type
 from hpc_embed.errors import EnvironmentFault, in_one_line
 
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
@@ -143,7 +144,7 @@ def _class_of(folder: Path) -> Any:
 
     settings = read_json(folder / "tokenizer_config.json")
     name = settings.get("tokenizer_class")
-    kind = str(read_json(folder / "config.json").get("model_type") or _kind_of_vocabulary(folder / "vocab.txt"))
+    kind = str(infer_model_type(read_json(folder / "config.json")) or _kind_of_vocabulary(folder / "vocab.txt"))
     found = tokenizer_class_from_name(
         str(name or TOKENIZER_MAPPING_NAMES.get(kind) or PreTrainedTokenizerFast.__name__)
     )

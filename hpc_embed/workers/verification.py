@@ -4,21 +4,24 @@ that the reference is given, and the same weights compute them in float32, each 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from hpc_embed.checkpoints.vocabulary import has_tokenizer
 from hpc_embed.engine import fp8
 from hpc_embed.engine.batches import make_batch
 from hpc_embed.engine.device import describe, find_device, has_bf16, has_fp8
 from hpc_embed.engine.embedding import embed_outputs
 from hpc_embed.engine.encoder import Encoder
-from hpc_embed.engine.own_tokenizers import own_tokenizers
+from hpc_embed.engine.own_tokenizer import OwnTokenizer
 from hpc_embed.engine.pooling import pool
+from hpc_embed.engine.ways import PLAIN, SPACED
 from hpc_embed.errors import EnvironmentFault, UsageError, in_one_line
-from hpc_embed.families.family import Special
+from hpc_embed.families.family import Family, Pieces, Special
 from hpc_embed.registry import AMINO_ACIDS, Kind
 from hpc_embed.run.outputs import outputs_of
 from hpc_embed.workers.base import Tokens
@@ -125,8 +128,7 @@ def reference_tokens(worker: TransformerWorker, sequences: Sequence[bytes], ours
     """
     if worker.identity.is_untrained:
         return ours
-    tokenizers = own_tokenizers(worker.family, worker.folder())
-    found = [[tokenizer(sequence.decode("ascii")) for sequence in sequences] for tokenizer in tokenizers]
+    found = list(_by_own_tokenizer(worker.family, worker.folder(), sequences))
     for tokens in found:
         if all(mine.tolist() == theirs for mine, theirs in zip(ours, tokens, strict=True)):
             return ours
@@ -136,6 +138,23 @@ def reference_tokens(worker: TransformerWorker, sequences: Sequence[bytes], ours
         f"({_first(found[0][place])}) than our table of {worker.family.name} ({_first(ours[place].tolist())}).",
         remedy=f"Say hf:{worker.folder()} to have it run with its own tokenizer, and report it.",
     )
+
+
+def _by_own_tokenizer(family: Family, folder: Path, sequences: Sequence[bytes]) -> Iterator[list[list[int]]]:
+    """Tokens of all sequences, for each way in which a family's authors write them down."""
+    texts = [sequence.decode("ascii") for sequence in sequences]
+    if not has_tokenizer(folder):  # ESM C's authors have it in their code, and so has transformers
+        from transformers import EsmcTokenizer
+
+        yield EsmcTokenizer()(texts)["input_ids"]
+        return
+    own, prefix = OwnTokenizer(folder), ""
+    if isinstance(family.tokens, Pieces):
+        prefix = f"{family.tokens.front} " if family.tokens.front in own.ids else ""
+        rewritten: dict[str, str | int | None] = {**family.tokens.rewritten}
+        texts = [text.translate(str.maketrans(rewritten)) for text in texts]
+    for write in (PLAIN, SPACED) if isinstance(family.tokens, Pieces) else (PLAIN,):
+        yield [row.ids_N.tolist() for row in own([prefix + write(text) for text in texts])]
 
 
 def _first(tokens: Sequence[int]) -> str:

@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 import pytest
 
-from hpc_embed.engine.weights import parts
 from hpc_embed.families import FAMILIES
 from hpc_embed.families.dnabert import dnabert_shape
 from hpc_embed.families.esm2 import esm2_shape
 from hpc_embed.families.esmc import esmc_shape
 from hpc_embed.families.family import Names, Shape
 from hpc_embed.families.nucleotide import nucleotide_shape
+from hpc_embed.families.parts import parts
 from hpc_embed.families.t5 import t5_shape
 
 

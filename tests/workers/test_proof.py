@@ -12,12 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hpc_embed.engine import own_tokenizers
 from hpc_embed.engine.checkpoints import in_other_form
 from hpc_embed.engine.weights import random_weights
 from hpc_embed.errors import EnvironmentFault
 from hpc_embed.families import FAMILIES
-from hpc_embed.families.esm2 import VOCABULARY, esm2_shape
+from hpc_embed.families.esm2 import RESIDUES, VOCABULARY, esm2_shape
 from hpc_embed.families.esmc import ESMC, esmc_shape
 from hpc_embed.run.identity import pin_model
 from hpc_embed.run.plan import Embedding
@@ -46,7 +45,7 @@ def esm2(folder: Path) -> Path:
     return folder
 
 
-def load(folder: Path, **options: bool) -> LoadedModel:
+def load(folder: Path) -> LoadedModel:
     model, identity = pin_model(str(folder), None, None)
     embedding = Embedding(
         pooling="mean",
@@ -57,7 +56,7 @@ def load(folder: Path, **options: bool) -> LoadedModel:
         on_invalid="unknown",
         case="upper",
     )
-    return make_worker(identity, embedding, num_threads=1, **options).load("cpu")
+    return make_worker(identity, embedding, num_threads=1).load("cpu")
 
 
 @pytest.mark.parametrize("name", PACKED)
@@ -101,8 +100,8 @@ def test_other_tokens_are_refused_before_the_first_batch(tmp_path: Path, monkeyp
     """A fake of a vocabulary that is compared wrongly: the tokenizer itself still knows."""
     folder = esm2(tmp_path / "model")
     swapped = (*VOCABULARY[:4], "A", "L", *VOCABULARY[6:])
-    family = FAMILIES["esm2"]
-    monkeypatch.setitem(FAMILIES, "esm2", replace(family, tokens=replace(family.tokens, vocabulary=swapped)))
+    residues = replace(RESIDUES, vocabulary=swapped)
+    monkeypatch.setitem(FAMILIES, "esm2", replace(FAMILIES["esm2"], tokens=residues))
     monkeypatch.setattr("hpc_embed.checkpoints.face._differences_of_tokens", lambda *_: [])
     with pytest.raises(EnvironmentFault, match=r"its own tokenizer makes other tokens of MQIFVKTLTG… \(0 20 16 12"):
         load(folder)
@@ -152,8 +151,8 @@ def test_no_room_for_a_reference_is_one_line(tmp_path: Path, monkeypatch: pytest
 
 def test_a_tokenizer_that_transformers_cannot_load_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = esm2(tmp_path / "model")
-    monkeypatch.setitem(own_tokenizers.CLASSES, "esm2", "PreTrainedTokenizerFast")
-    with pytest.raises(EnvironmentFault, match="transformers cannot load its tokenizer"):
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "TheirOwn"}')
+    with pytest.raises(EnvironmentFault, match="its tokenizer, TheirOwn, runs code of its own"):
         load(folder)
 
 
@@ -196,7 +195,7 @@ def test_the_authors_forms_of_esmc_are_proven_and_equal_transformers_own(form: i
         loaded = load(esmc(tmp_path / f"form {each}", each))
         assert "tokens equal" in loaded.proof
         vectors.append(loaded.start(loaded.tokenise([b"MKTAYIAKQRQISFVKSHFSRQ"]))().vectors_BD)
-    assert np.array_equal(*vectors)
+    assert np.array_equal(vectors[0], vectors[1])
 
 
 def test_a_legacy_pickle_is_read(tmp_path: Path) -> None:
@@ -208,4 +207,4 @@ def test_a_legacy_pickle_is_read(tmp_path: Path) -> None:
     found = load(folder)
     window = [b"MKTAYIAKQRQISFVKSHFSRQ"]
     vectors = [each.start(each.tokenise(window))().vectors_BD for each in (expected, found)]
-    assert np.array_equal(*vectors)
+    assert np.array_equal(vectors[0], vectors[1])
