@@ -201,3 +201,9 @@ def test_a_carriage_return_within_quotes_stays_in_its_cell() -> None:
     (record,) = table(b'id,seq\r\n"a\rb","M\rK\r\nV"\r\n')
     assert record == ("a b", "a b", b"MKV", 2)
     assert table(b'id,note,seq\na,"x\r\n\r\ny",MK\nb,,V\n')[1].line == 5
+
+
+@pytest.mark.parametrize(("content", "columns"), [(b"@a\nAC\n+\nI\n", None), (b"id,seq\na\n", SEQ)])
+def test_a_fault_in_a_piece_names_its_source(content: bytes, columns: Columns | None) -> None:
+    with pytest.raises(BadInput, match="in here, line "):
+        list(pieces_of(io.BytesIO(content).read, "in here", format_of(content, columns), columns))
