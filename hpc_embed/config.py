@@ -27,7 +27,7 @@ class PlanSettings:
     """What is embedded, and how"""
 
     fasta: tuple[str, ...] = ()
-    """FASTA or FASTQ, plain, gzip or zstd: files, globs, folders, - for standard input. May be named without the
+    """FASTA or FASTQ, plain or compressed: files, globs, folders, pipes, - for standard input. May be named without the
     flag."""
     model: str = "composition"
     """A name from `hpc-embed models`, NAME:untrained, ORG/REPOSITORY on the hub, a folder; or hf: and one of the

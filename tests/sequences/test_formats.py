@@ -121,6 +121,7 @@ def test_an_id_is_the_whole_cell_its_white_space_made_one_blank_and_its_odd_byte
         (b"id,seq\na,MK\nb\n", "x.csv, line 3: 1 cells, and the header has 2."),
         (b'id,seq\na,MK\nb,"MK\nc,VL\n', "x.csv, line 3: not a table (unexpected end of data)."),
         (b'id,seq\na,"M"K\n', "x.csv, line 2: not a table ("),
+        (b'"i"d,seq\na,MK\n', "x.csv, line 1: not a table ("),
         (b"id,seq\na,MK\nb,M>K\n", "x.csv, line 3: '>' in a sequence"),
         (b"id,seq\na,MK\nb,no such entry\n", "x.csv, line 3: 'no such entry' is text with blanks"),
     ],
@@ -194,3 +195,15 @@ def test_a_limit_holds_for_each_record_of_fastq_and_not_for_the_file(monkeypatch
     assert [len(record.sequence) for record in fastq(long)] == [45]
     with pytest.raises(BadInput, match=r"line 5: not FASTQ \(a record longer than 100 bytes"):
         fastq(READS[0] + long.replace(b"A", b"AA").replace(b"I", b"II"))
+
+
+def test_a_carriage_return_within_quotes_stays_in_its_cell() -> None:
+    (record,) = table(b'id,seq\r\n"a\rb","M\rK\r\nV"\r\n')
+    assert record == ("a b", "a b", b"MKV", 2)
+    assert table(b'id,note,seq\na,"x\r\n\r\ny",MK\nb,,V\n')[1].line == 5
+
+
+@pytest.mark.parametrize(("content", "columns"), [(b"@a\nAC\n+\nI\n", None), (b"id,seq\na\n", SEQ)])
+def test_a_fault_in_a_piece_names_its_source(content: bytes, columns: Columns | None) -> None:
+    with pytest.raises(BadInput, match="in here, line "):
+        list(pieces_of(io.BytesIO(content).read, "in here", format_of(content, columns), columns))

@@ -6,10 +6,20 @@ What they let live is tried with all tests afterwards, so that a mutant is never
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
+from functools import _lru_cache_wrapper
 from pathlib import Path
 
 import pytest
+
+
+def pytest_sessionstart() -> None:
+    """Forget what was computed before: mutmut tries a mutant in a fork of a process that ran the tests without it."""
+    for name, module in list(sys.modules.items()):
+        for value in list(vars(module).values()) if name.startswith("hpc_embed.") else []:
+            if isinstance(value, _lru_cache_wrapper):
+                value.cache_clear()
 
 
 @pytest.hookimpl(tryfirst=True)
