@@ -15,9 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 
 import hpc_embed
+from hpc_embed.config import GatherSettings
 from hpc_embed.results.checking import check
+from hpc_embed.results.gather import gather
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.pieces import in_key_order
+from hpc_embed.run.plan import read_plan
 from hpc_embed.run.shard_table import ShardFacts, ShardTable
 from hpc_embed.run.shards import read_shard
 from hpc_embed.run.vectors import VectorFile
@@ -60,6 +63,15 @@ def test_a_dataset_that_left_its_vectors_in_the_outputs_reads_those(folder: Path
     assert np.array_equal(dataset.vectors(), expected["embedding"])
     assert [row.vector is None for row in dataset] == [False, False, True, False, False]
     assert check(RunLayout(folder / "left")).num_records == 5
+
+
+def test_a_run_is_gathered_anew_from_the_outputs_of_then(folder: Path, tmp_path: Path) -> None:
+    layout = RunLayout(shutil.copytree(folder / "run", tmp_path / "run"))
+    made = gather(read_plan(layout.plan), layout, GatherSettings(dtype="float16"))
+    assert (made.is_new, made.statuses) == (True, {"embedded": 3, "skipped": 1, "windowed": 1})
+    assert b"ARROW:schema" not in pq.read_metadata(layout.dataset / "part-00000.parquet").metadata
+    then = np.load(folder / "run/expected.npz")["embedding"]
+    assert np.array_equal(hpc_embed.open_dataset(layout.root).vectors(), then.astype(np.float16))
 
 
 def test_outputs_pieces_shards_and_their_table_are_read(folder: Path) -> None:
