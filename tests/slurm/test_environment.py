@@ -314,10 +314,11 @@ def test_a_limit_of_tasks_holds_over_all_arrays_of_a_run(
     assert most == 2
 
 
+@pytest.mark.matrix  # Slurm forgets jobs that have ended once a minute
 def test_a_site_that_takes_no_more_jobs_is_waited_for_and_told(
     run: Run, cluster: Cluster, globins: Path, tmp_path: Path
 ) -> None:
-    cluster.configure("MaxJobCount=4")
+    cluster.configure("MaxJobCount=4", "MinJobAge=2")
     run("plan", globins, "--num-shards", 2)
     full = cluster.ask("sbatch", "--parsable", "--output=/dev/null", "--begin=now+1hour", "--array=0-2", "--wrap=true")
     timer = threading.Timer(4, cluster.ask, ("scancel", full.strip()))
