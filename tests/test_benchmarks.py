@@ -201,6 +201,7 @@ def test_the_faces_of_published_checkpoints_are_built_embedded_and_judged(tmp_pa
     right = faces.Outcome("esm2", *made.expected())
     assert faces.judge(made, right, "embeds")[1:] == ("0", "0.0e+00", True)
     assert not faces.judge(made, right, "refused")[3]
+    assert not faces.judge(made, right._replace(way="hf:, padded"), "embeds", must_pack=True)[3]
     assert not faces.judge(made, right._replace(tokens=[row[::-1] for row in right.tokens]), "embeds")[3]
     assert right.vectors is not None
     assert not faces.judge(made, right._replace(vectors=right.vectors * 1.001), "embeds")[3]

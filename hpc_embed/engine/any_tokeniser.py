@@ -248,6 +248,8 @@ class NativeTokeniser:
         yield from self._own.notes
         if self.way.note:
             yield self.way.note
+        if self.is_letter_a_token and self._known & set(UPPER.lower()):
+            yield "lower-case letters have tokens of their own, which stand for something else than residues"
         if self.way.k > 1:
             yield f"a sequence of fewer than {self.way.k} letters is one {self._own.unknown}"
         elif not self.is_letter_a_token:

@@ -236,6 +236,17 @@ def test_a_prefix_that_a_models_card_asks_for_is_there_and_is_special(tmp_path: 
     assert (tokens < 0).tolist() == [True, False, False, True]
 
 
+def test_lower_case_that_means_something_else_is_told(tmp_path: Path) -> None:
+    """ProstT5's lower-case letters are states of a structure."""
+    words = ["<pad>", "</s>", "<unk>", *AMINO_ACIDS, *AMINO_ACIDS.lower()]
+    tokeniser = NativeTokeniser(pieces(tmp_path / "prostt5", words), "protein")
+    assert ids_of(tokeniser, "Aa") == [words.index("A"), words.index("a"), 1]
+    assert tokeniser.known_letters == "".join(sorted(AMINO_ACIDS))
+    assert tokeniser.notes[1].startswith(
+        "tokens: lower-case letters have tokens of their own, which stand for something"
+    )
+
+
 def test_an_id_beyond_the_embedding_is_refused_and_a_word_that_no_letter_needs_is_not(tmp_path: Path) -> None:
     """Nucleotide Transformer 1: 4,107 words, 4,105 rows, and an <eos> that tokenizer_config.json has to leave out."""
     published = nucleotide(tmp_path / "published")
