@@ -220,6 +220,12 @@ def test_a_vocabulary_of_another_kind_of_sequence_is_refused(tmp_path: Path) -> 
         NativeTokeniser(prot_bert(tmp_path / "dnabert", DNABERT_3), "protein")
 
 
+def test_bases_in_front_of_a_model_of_proteins_are_told(tmp_path: Path) -> None:
+    assert "all 20 residues" in NativeTokeniser(esm(tmp_path / "esm"), "dna").notes[0]
+    rna = esm(tmp_path / "dna", ["<cls>", "<pad>", "<eos>", "<unk>", *"ACGTN", "<mask>"])
+    assert NativeTokeniser(rna, "dna").notes == ()
+
+
 def test_a_model_of_rna_reads_t_as_u_and_says_so(tmp_path: Path) -> None:
     words = ["<cls>", "<pad>", "<eos>", "<unk>", *"ACGUN", "<mask>"]
     tokeniser = NativeTokeniser(esm(tmp_path / "rna", words), "dna")
@@ -284,6 +290,25 @@ def test_byte_pairs_tell_how_many_letters_each_token_stands_for(tmp_path: Path) 
     assert tokeniser.letters_of(tokens).tolist() == [3, 1, 1, 2, 1, 1, 2]
     assert (tokeniser.is_letter_a_token, tokeniser.knows_lengths) == (False, True)
     assert tokeniser.notes == ("tokens: of several letters.",)
+
+
+def test_truncation_and_padding_that_were_saved_with_a_tokenizer_are_not_heeded(tmp_path: Path) -> None:
+    """A copy of DNABERT-2's tokenizer.json cuts at 636 tokens, another pads to 2,000."""
+    path = byte_pairs(tmp_path / "bpe", has_unknown=True) / "tokenizer.json"
+    saved = {
+        "truncation": {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0},
+        "padding": {
+            "strategy": {"Fixed": 9},
+            "direction": "Right",
+            "pad_to_multiple_of": None,
+            "pad_id": 0,
+            "pad_type_id": 0,
+            "pad_token": "<unk>",
+        },
+    }
+    path.write_text(json.dumps(json.loads(path.read_text()) | saved))
+    tokeniser = NativeTokeniser(path.parent, "dna")
+    assert [ids_of(tokeniser, "ACG" * 5), ids_of(tokeniser, "GT")] == [[7] * 5, [8]]
 
 
 def test_a_tokenizer_that_would_leave_letters_out_is_asked_for_known_ones_alone(tmp_path: Path) -> None:
