@@ -253,10 +253,12 @@ FACES: Mapping[str, Face] = {
     ),
     "ElnaggarLab__ankh-base": _t5(
         "48 layers, gated GELU, 64 buckets",
-        prepare=lambda folder: files.permuted_pieces(folder, "ALGVSREDTIPKFQNYMHWC", 3),
+        prepare=lambda folder: files.permuted_pieces(folder, "ALGVSREDTIPKFQNYMHWCXBOUZ", 3),
     ),
-    "ElnaggarLab__ankh3-large": _t5(
-        "other ids than Ankh 1 and 2",
+    "ElnaggarLab__ankh3-large": Face(
+        make=files.t5,
+        tokens=by_letter([], ["</s>"]),
+        why="other ids than Ankh 1 and 2",
         beside="ElnaggarLab__ankh-base",
         config={"vocab_size": 256},
         prepare=lambda folder: files.permuted_pieces(folder, "LAGSVERTIDPKNFQYHMCW", 7),
