@@ -18,10 +18,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hpc_embed.checkpoints.vocabulary import pieces_of_model
 from hpc_embed.engine.references import dnabert_reference, nucleotide_reference
 from hpc_embed.engine.weights import random_weights
 from hpc_embed.families import FAMILIES
+from hpc_embed.families.dnabert import dnabert_shape
+from hpc_embed.families.family import Shape
+from hpc_embed.families.nucleotide import nucleotide_shape
 
 Config = dict[str, Any]
 NUM_LAYERS = 2
@@ -140,8 +142,7 @@ def pre_norm_bert(config: Config) -> Model:
     return Model(tensors, _nothing)
 
 
-def _of_family(family: str, config: Config, reference: Any) -> Model:
-    shape = FAMILIES[family].shape_of({"layer_norm_eps": 1e-12, **config})
+def _of_family(family: str, shape: Shape, reference: Any) -> Model:
     tensors = random_weights(FAMILIES[family], shape, 0)
     run = reference(shape, tensors, torch.device("cpu"))
     return Model(tensors, lambda tokens: run(torch.tensor([tokens]), NO_PADDING, shape.num_layers)[0])
@@ -149,12 +150,20 @@ def _of_family(family: str, config: Config, reference: Any) -> Model:
 
 def dnabert(config: Config) -> Model:
     """DNABERT-2 and -S."""
-    return _of_family("dnabert", config, dnabert_reference)
+    shape = dnabert_shape(
+        config["num_hidden_layers"],
+        config["hidden_size"],
+        config["num_attention_heads"],
+        config["intermediate_size"],
+        config["vocab_size"],
+    )
+    return _of_family("dnabert", shape, dnabert_reference)
 
 
 def nucleotide(config: Config) -> Model:
     """Nucleotide Transformer 2."""
-    return _of_family("nucleotide_transformer", config, nucleotide_reference)
+    shape = nucleotide_shape(config["num_hidden_layers"], config["hidden_size"], config["num_attention_heads"])
+    return _of_family("nucleotide_transformer", shape, nucleotide_reference)
 
 
 def esmc(config: Config) -> Model:
@@ -270,8 +279,10 @@ def vocabulary(folder: Path) -> dict[str, int]:
     if (folder / "vocab.json").is_file():
         found: dict[str, int] = json.loads((folder / "vocab.json").read_text())
         return found
-    pieces = pieces_of_model((folder / "spiece.model").read_bytes())
-    ids = {name.lstrip("▁"): number for number, name in enumerate(pieces)}
+    from transformers import T5Tokenizer
+
+    pieces: dict[str, int] = T5Tokenizer.from_pretrained(folder, local_files_only=True).get_vocab()
+    ids = {name.lstrip("▁"): number for name, number in pieces.items()}
     added = folder / "added_tokens.json"
     return ids | (json.loads(added.read_text()) if added.is_file() else {})
 

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from contextlib import nullcontext
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -189,18 +190,27 @@ def test_the_faces_of_published_checkpoints_are_built_embedded_and_judged(tmp_pa
     (folder / "vocab.txt").write_text("\n".join(VOCABULARY))
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "EsmTokenizer"}')
     (tmp_path / "published/oxpig__AbLang2").mkdir()
+    words = tmp_path / "published/zhihan1996__DNA_bert_3"
+    words.mkdir()
+    sizes = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 64}
+    (words / "authors_config.json").write_text(json.dumps({"vocab_size": 69, "max_position_embeddings": 512, **sizes}))
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    (words / "vocab.txt").write_text("\n".join([*special, *map("".join, product("ATCG", repeat=3))]))
     table = faces.answer([tmp_path / "published"], [], tmp_path, quick=True).tables[0]
     assert [[row[1], row[3], row[5], row[6]] for row in table.rows] == [
         ["itself", "0", "embeds", ""],
         ["hf:", "0", "embeds", ""],
         ["itself", "", "refused", ""],
         ["hf:", "", "refused", ""],
+        ["itself", "0", "embeds", ""],
+        ["hf:", "0", "embeds", ""],
     ]
     assert table.rows[1][2].endswith("(the plainest; 6 layers → 2, hidden 2048 → 1024)")
     made = faces.build(folder, tmp_path)
     right = faces.Outcome("esm2", *made.expected())
     assert faces.judge(made, right, "embeds")[1:] == ("0", "0.0e+00", True)
     assert not faces.judge(made, right, "refused")[3]
+    assert not faces.judge(made, right._replace(way="hf:, padded"), "embeds", must_pack=True)[3]
     assert not faces.judge(made, right._replace(tokens=[row[::-1] for row in right.tokens]), "embeds")[3]
     assert right.vectors is not None
     assert not faces.judge(made, right._replace(vectors=right.vectors * 1.001), "embeds")[3]

@@ -248,6 +248,10 @@ class NativeTokeniser:
         yield from self._own.notes
         if self.way.note:
             yield self.way.note
+        if self._kind == "dna" and self.is_letter_a_token and self._known >= set(ALPHABETS["protein"]):
+            yield "its vocabulary has all 20 residues, so bases are read as residues if this is a model of proteins"
+        if self.is_letter_a_token and self._known & set(UPPER.lower()):
+            yield "lower-case letters have tokens of their own, which stand for something else than residues"
         if self.way.k > 1:
             yield f"a sequence of fewer than {self.way.k} letters is one {self._own.unknown}"
         elif not self.is_letter_a_token:

@@ -220,6 +220,12 @@ def test_a_vocabulary_of_another_kind_of_sequence_is_refused(tmp_path: Path) -> 
         NativeTokeniser(prot_bert(tmp_path / "dnabert", DNABERT_3), "protein")
 
 
+def test_bases_in_front_of_a_model_of_proteins_are_told(tmp_path: Path) -> None:
+    assert "all 20 residues" in NativeTokeniser(esm(tmp_path / "esm"), "dna").notes[0]
+    rna = esm(tmp_path / "dna", ["<cls>", "<pad>", "<eos>", "<unk>", *"ACGTN", "<mask>"])
+    assert NativeTokeniser(rna, "dna").notes == ()
+
+
 def test_a_model_of_rna_reads_t_as_u_and_says_so(tmp_path: Path) -> None:
     words = ["<cls>", "<pad>", "<eos>", "<unk>", *"ACGUN", "<mask>"]
     tokeniser = NativeTokeniser(esm(tmp_path / "rna", words), "dna")
@@ -234,6 +240,17 @@ def test_a_prefix_that_a_models_card_asks_for_is_there_and_is_special(tmp_path: 
     (tokens,) = tokeniser([b"MK"])
     assert unmarked(tokens).tolist() == [words.index(name) for name in ("<AA2fold>", "M", "K", "</s>")]
     assert (tokens < 0).tolist() == [True, False, False, True]
+
+
+def test_lower_case_that_means_something_else_is_told(tmp_path: Path) -> None:
+    """ProstT5's lower-case letters are states of a structure."""
+    words = ["<pad>", "</s>", "<unk>", *AMINO_ACIDS, *AMINO_ACIDS.lower()]
+    tokeniser = NativeTokeniser(pieces(tmp_path / "prostt5", words), "protein")
+    assert ids_of(tokeniser, "Aa") == [words.index("A"), words.index("a"), 1]
+    assert tokeniser.known_letters == "".join(sorted(AMINO_ACIDS))
+    assert tokeniser.notes[1].startswith(
+        "tokens: lower-case letters have tokens of their own, which stand for something"
+    )
 
 
 def test_an_id_beyond_the_embedding_is_refused_and_a_word_that_no_letter_needs_is_not(tmp_path: Path) -> None:
@@ -273,6 +290,25 @@ def test_byte_pairs_tell_how_many_letters_each_token_stands_for(tmp_path: Path) 
     assert tokeniser.letters_of(tokens).tolist() == [3, 1, 1, 2, 1, 1, 2]
     assert (tokeniser.is_letter_a_token, tokeniser.knows_lengths) == (False, True)
     assert tokeniser.notes == ("tokens: of several letters.",)
+
+
+def test_truncation_and_padding_that_were_saved_with_a_tokenizer_are_not_heeded(tmp_path: Path) -> None:
+    """A copy of DNABERT-2's tokenizer.json cuts at 636 tokens, another pads to 2,000."""
+    path = byte_pairs(tmp_path / "bpe", has_unknown=True) / "tokenizer.json"
+    saved = {
+        "truncation": {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0},
+        "padding": {
+            "strategy": {"Fixed": 9},
+            "direction": "Right",
+            "pad_to_multiple_of": None,
+            "pad_id": 0,
+            "pad_type_id": 0,
+            "pad_token": "<unk>",
+        },
+    }
+    path.write_text(json.dumps(json.loads(path.read_text()) | saved))
+    tokeniser = NativeTokeniser(path.parent, "dna")
+    assert [ids_of(tokeniser, "ACG" * 5), ids_of(tokeniser, "GT")] == [[7] * 5, [8]]
 
 
 def test_a_tokenizer_that_would_leave_letters_out_is_asked_for_known_ones_alone(tmp_path: Path) -> None:
