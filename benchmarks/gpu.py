@@ -21,6 +21,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -31,6 +32,8 @@ import torch
 from torch.nn.functional import linear
 
 from benchmarks import gpu_checks, measuring
+from benchmarks.any_encoder_cpu import SHAPES
+from benchmarks.any_encoder_cpu import encoder_of as any_encoder_of
 from benchmarks.gpu_models import (
     MOST_TOKENS,
     encoder_of,
@@ -60,6 +63,8 @@ from hpc_embed.registry import Model, find_model
 from hpc_embed.workers.loop import BATCHES_IN_FLIGHT
 
 MODELS = ("esm2_t6_8M", "esm2_t12_35M", "esm2_t30_150M", "esm2_t33_650M", "esm2_t36_3B", "dnabert_s")
+ANY_ENCODERS = {"antiberty": 8, "prot_bert": 30, "esm1b": 33}
+"""Models of transformers, and their layers."""
 SMALL_MODELS = ("esm2_t6_8M", "esm2_t12_35M", "dnabert_s")
 """Those whose parity is looked at: both families, and every head dimension that back ends find odd."""
 BARS = {"esm2_t33_650M": 0.60, "esm2_t36_3B": 0.65, "dnabert_s": 0.45}
@@ -81,7 +86,13 @@ class Timed(NamedTuple):
 
 
 def answer(
-    models: list[str], device: torch.device, num_windows: int, seconds: float, longest: int, num_batches: int
+    models: list[str],
+    any_encoders: list[str],
+    device: torch.device,
+    num_windows: int,
+    seconds: float,
+    longest: int,
+    num_batches: int,
 ) -> Iterator[Answer]:
     """What is known so far, after each question; windows beyond `longest` tokens are cut."""
     small = [name for name in SMALL_MODELS if name in models]
@@ -132,6 +143,38 @@ def answer(
         del encoder, tensors
         _free(device)
         yield Answer(tables, figures)
+    for name in any_encoders:
+        for model, lengths, way, timed in times_of_any(name, device, num_windows, seconds, longest):
+            row, more = _told(model, way, timed, lengths, peak, rate)
+            rows.append(row)
+            figures += more
+            print(f"{time.perf_counter() - started:.0f} s: " + " | ".join(row), flush=True)
+            yield Answer(tables, figures)
+
+
+def times_of_any(
+    name: str, device: torch.device, num_windows: int, seconds: float, longest: int
+) -> Iterator[tuple[Model, list[int], str, Timed]]:
+    """A model of transformers through ours, packed and padded."""
+    config, num_layers = SHAPES[name].config, ANY_ENCODERS[name]
+    shape = Shape(
+        num_layers=num_layers,
+        hidden=config["hidden_size"],
+        num_heads=config["num_attention_heads"],
+        intermediate=config["intermediate_size"],
+        vocabulary=config["vocab_size"],
+        eps=0.0,
+    )
+    model = replace(find_model("hf"), name=name, shape=shape)
+    every, most = lengths_of(model), min(longest, SHAPES[name].longest)
+    lengths = [min(every[place], most) for place in np.linspace(0, len(every) - 1, num_windows).astype(int)]
+    windows = random_windows(model, lengths)
+    for may_pack in (True, False):
+        encoder = any_encoder_of(name, device, "bf16", may_pack=may_pack, num_layers=num_layers)
+        for way, timed in time_ours(encoder, model, windows, device, seconds):
+            yield model, lengths, f"{'packed' if may_pack else 'padded'}, {way}", timed
+        del encoder
+        _free(device)
 
 
 def _asked(ask: Callable[[], Table]) -> Table:
@@ -324,6 +367,7 @@ def main() -> None:
     """Measure, print, and write a report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--any", nargs="*", choices=ANY_ENCODERS, default=["prot_bert", "esm1b"], help="as hf: runs")
     parser.add_argument("--seconds", type=float, default=2.0, help="for each model and way")
     parser.add_argument("--windows", type=int, default=2000, help="of the lengths, evenly spaced")
     parser.add_argument("--longest", type=int, default=MOST_TOKENS, help="tokens of a window; longer ones are cut")
@@ -335,7 +379,9 @@ def main() -> None:
     device = find_device("cpu" if options.device == "cpu" else 0)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "a CPU, which only shows that this runs"
     found = Answer([], [])
-    for found in answer(options.models, device, options.windows, options.seconds, options.longest, options.batches):
+    for found in answer(
+        options.models, options.any, device, options.windows, options.seconds, options.longest, options.batches
+    ):
         if options.report:
             measuring.write_report(options.report, f"hpc-embed on {name}", found)
     measuring.show(found, as_json=options.json)

@@ -17,8 +17,10 @@ import argparse
 import re
 import subprocess
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -36,6 +38,7 @@ from benchmarks import measuring
 from benchmarks.gpu import FP8_HIDDEN
 from benchmarks.gpu_models import lengths_of, random_windows
 from benchmarks.measuring import Answer, Figure, Table
+from hpc_embed.engine.attention import Sight, make_attention
 from hpc_embed.engine.batches import make_batch
 from hpc_embed.engine.encoder import Encoder
 from hpc_embed.engine.gpu_chains import TWINS
@@ -54,6 +57,8 @@ MODELS = (
     "esmc_300m",
     "ankh_base",
 )
+SIGHTS = {"causal": Sight(is_causal=True), "sliding": Sight(reach=65), "causal-sliding": Sight(True, 65)}
+"""Forms of attention that models of transformers alone have."""
 PROGRAMS = Path(triton.__file__).parent / "backends/nvidia/bin"
 TOKENS = 256
 FP8_CAPABILITY = 89
@@ -105,10 +110,9 @@ class Code(NamedTuple):
     widths: dict[str, int]
 
 
-def launches(model: Model, capability: int, precision: str = "bf16") -> list[Launch]:
-    """Those of a model's first layer on such a GPU, its attention by Triton."""
-    assert model.shape is not None
-    family, shape = FAMILIES[model.family], replace(model.shape, num_layers=1)
+@contextmanager
+def noted_launches(capability: int) -> Iterator[list[Launch]]:
+    """Those that a GPU of that capability would be given meanwhile."""
     noted: list[Launch] = []
 
     def note(kernel: Any, *values: object, grid: object, warmup: bool, **named: Any) -> None:
@@ -116,6 +120,23 @@ def launches(model: Model, capability: int, precision: str = "bf16") -> list[Lau
         options = {name: arguments.pop(name) for name in ("num_warps", "num_stages") if name in arguments}
         noted.append(Launch(kernel, arguments, options))
 
+    generation = mock.patch("hpc_embed.engine.gpu_attention.generation_of", lambda _: capability // 10)
+    with generation, mock.patch.object(JITFunction, "run", note):
+        yield noted
+
+
+def attention_launch(capability: int, sight: Sight) -> Launch:
+    """Attention that leaves out some of a window, as models of transformers have it; heads of 64."""
+    qkv_T3HK, windows = torch.randn(TOKENS, 3, 16, 64).bfloat16(), [np.full(TOKENS // 2, 5, dtype=np.int32)] * 2
+    with noted_launches(capability) as noted:
+        make_attention("triton", None, sight)(qkv_T3HK, None, make_batch(windows, CPU))
+    return noted[0]
+
+
+def launches(model: Model, capability: int, precision: str = "bf16") -> list[Launch]:
+    """Those of a model's first layer on such a GPU, its attention by Triton."""
+    assert model.shape is not None
+    family, shape = FAMILIES[model.family], replace(model.shape, num_layers=1)
     with ExitStack() as patches:
         patches.enter_context(mock.patch("hpc_embed.engine.dense.products", lambda *_: "torch"))
         patches.enter_context(mock.patch("hpc_embed.engine.dense._multiplies_in_float32", lambda *_: False))
@@ -125,8 +146,7 @@ def launches(model: Model, capability: int, precision: str = "bf16") -> list[Lau
         for module in ("layers", "norm", "rotary", "dense"):
             name = f"hpc_embed.engine.{module}.fused"
             patches.enter_context(mock.patch(name, lambda chain, _: TWINS[chain.__name__]))
-        patches.enter_context(mock.patch("hpc_embed.engine.gpu_attention.generation_of", lambda _: capability // 10))
-        patches.enter_context(mock.patch.object(JITFunction, "run", note))
+        noted = patches.enter_context(noted_launches(capability))
         encoder(make_batch(random_windows(model, [TOKENS // 2] * 2), CPU), 1)
     return noted
 
@@ -204,20 +224,13 @@ def answer(models: list[str], capabilities: list[int]) -> Answer:
             if capability >= FP8_CAPABILITY and model.hidden >= FP8_HIDDEN:
                 noted += launches(model, capability, "fp8")
             for launch in {launch.name: launch for launch in noted}.values():
-                code = compiled(launch, capability)
-                widths = ", ".join(f"{number} {width}" for width, number in sorted(code.widths.items()))
-                counts = [code.instructions, code.registers, code.spills, code.tensor_core, code.narrow]
-                place = [name, launch.name, f"sm_{capability}"]
-                rows.append([*place, *map(str, counts), f"{launch.bytes_per_token:,.0f}", widths])
-                figures += [
-                    Figure(f"{' '.join(place)}: {what}", value, unit)
-                    for what, value, unit in (
-                        ("instructions", code.instructions, ""),
-                        ("spills", code.spills, ""),
-                        ("tensor-core instructions", code.tensor_core, ""),
-                        ("accesses of one or two bytes", code.narrow, ""),
-                    )
-                ]
+                row, more = _counted(name, launch, capability)
+                rows.append(row)
+                figures += more
+    for (name, sight), capability in product(SIGHTS.items(), capabilities):
+        row, more = _counted(name, attention_launch(capability, sight), capability)
+        rows.append(row)
+        figures += more
     bounds = []
     for name in models:
         model = find_model(name)
@@ -246,6 +259,24 @@ def answer(models: list[str], capabilities: list[int]) -> Answer:
         ],
         figures,
     )
+
+
+def _counted(name: str, launch: Launch, capability: int) -> tuple[list[str], list[Figure]]:
+    code = compiled(launch, capability)
+    widths = ", ".join(f"{number} {width}" for width, number in sorted(code.widths.items()))
+    counts = [code.instructions, code.registers, code.spills, code.tensor_core, code.narrow]
+    place = [name, launch.name, f"sm_{capability}"]
+    row = [*place, *map(str, counts), f"{launch.bytes_per_token:,.0f}", widths]
+    figures = [
+        Figure(f"{' '.join(place)}: {what}", value, "")
+        for what, value in (
+            ("instructions", code.instructions),
+            ("spills", code.spills),
+            ("tensor-core instructions", code.tensor_core),
+            ("accesses of one or two bytes", code.narrow),
+        )
+    ]
+    return row, figures
 
 
 def main() -> None:

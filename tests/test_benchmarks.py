@@ -46,9 +46,11 @@ def lines_of(command: list[str]) -> dict[str, tuple[float, str]]:
 
 def test_the_gpu_script_needs_little_and_goes_through_on_a_cpu() -> None:
     options = ["--device", "cpu", "--models", "esm2_t6_8M", "--windows", "2", "--seconds", "0.1", "--longest", "17"]
-    options += ["--batches", "3"]
+    options += ["--batches", "3", "--any", "antiberty"]
     figures = lines_of([sys.executable, "-c", WITHOUT_PACKAGES, *options, "--json"])
-    assert {name.split(":")[0] for name in figures} == {"matmul peak, bf16", "memory", "esm2_t6_8M"}
+    assert {name.split(":")[0] for name in figures} == {"matmul peak, bf16", "memory", "esm2_t6_8M", "antiberty"}
+    assert any("antiberty: packed, hpc-embed, " in name for name in figures)
+    assert any("antiberty: padded, hpc-embed, transformers" in name for name in figures)
     assert any("transformers BF16, batches of 32" in name for name in figures)
     assert any("hpc-embed, sdpa" in name for name in figures)
     assert all(value > 0 for value, _ in figures.values())
@@ -80,6 +82,13 @@ def test_the_protein_benchmark_compares_the_ways_it_names(globins: Path) -> None
     assert figures["esm2_t6_8M: hpc-embed, FP32: padding efficiency"] == (1.0, "")
     assert figures["esm2_t6_8M: hpc-embed, BF16 over hpc-embed, FP32"][1] == "times"
     assert figures["esm2_t6_8M: transformers, one at a time: tokens"][1] == "tokens/s"
+
+
+def test_the_benchmark_of_any_encoder_compares_packed_rows_with_transformers() -> None:
+    command = [sys.executable, "-m", "benchmarks.any_encoder_cpu", "--models", "antiberty", "--records", "2"]
+    figures = lines_of([*command, "--seconds", "0.1", "--turns", "1", "--json"])
+    assert figures["antiberty: hpc-embed, packed over transformers, one at a time"][1] == "times"
+    assert figures["antiberty: largest difference"][0] < 1e-5
 
 
 def test_the_accuracy_benchmark_finds_ours_beside_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,7 +123,7 @@ class AnyEncoder:
             ) from error
         self.longest = longest_window(self._model, self._tables)
         after = kinds_in(self._model)
-        for name in [name for name in before if after.get(name, before[name]) != before[name]][:1]:
+        for name in [name for name in before if after.get(name) != before[name]][:1]:
             self._note(f"a short window switches {name} from {before[name]} to {after[name]}: all windows run so")
         self.num_layers = self._states.num_layers
         if max(self._layers) > self.num_layers:

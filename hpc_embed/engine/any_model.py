@@ -82,10 +82,11 @@ def _config_of(model_type: str | None, said: Mapping[str, object]) -> Any:
 def _refuse_unknown_fields(folder: Path, said: Mapping[str, object], config: Any) -> None:
     """EnvironmentFault for a field that transformers would drop without a word."""
     known = {*type(config)().to_dict(), *type(config).attribute_map, *WITHOUT_EFFECT, *READ_BY_ALL}
+    kind = config.model_type
     for name, value in said.items():
         if value is not None and name not in known and value != USUAL.get(name):
             raise EnvironmentFault(
-                f"{folder / 'config.json'}: {name} is {value!r}, a field that transformers' {config.model_type} has not.",
+                f"{folder / 'config.json'}: {name} is {value!r}, a field that transformers' {kind} does not have.",
                 remedy="Choose a model of `hpc-embed models`; or take the field out if it changes no hidden state.",
             )
 

@@ -98,7 +98,10 @@ def save(kind: str, folder: Path) -> Path:
 
     prefix, config = {**PACKED, **PADDED, **OF_ONE_LENGTH, **OTHERS}[kind]
     torch.manual_seed(0)
-    model = getattr(transformers, f"{prefix}Model")(getattr(transformers, f"{prefix}Config")(**config))
+    config_class = getattr(transformers, f"{prefix}Config")
+    known = {*config_class().to_dict(), *config_class.attribute_map}
+    sizes = {name: value for name, value in config.items() if name in known}  # others would be saved, and are refused
+    model = getattr(transformers, f"{prefix}Model")(config_class(**sizes))
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() > 1:
