@@ -12,6 +12,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -157,7 +158,8 @@ class Scene:
 
     def vectors(self) -> np.ndarray:
         """As a reader gets them."""
-        return np.asarray(open_dataset(self.layout.root).vectors())
+        with warnings.catch_warnings(action="ignore"):  # an index that is lost is made anew, with one
+            return np.asarray(open_dataset(self.layout.root).vectors())
 
     def dataset(self) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in sorted(self.layout.dataset.iterdir())}
@@ -202,6 +204,7 @@ class Scene:
 def _here() -> Iterator[io.StringIO]:
     told = io.StringIO()
     with (
+        warnings.catch_warnings(action="ignore"),
         patch.object(task, "Crew", HereCrew), patch.object(faults, "PAUSES_SECONDS", (0.0,)),
         contextlib.redirect_stderr(told), contextlib.redirect_stdout(io.StringIO()),
     ):  # fmt: skip

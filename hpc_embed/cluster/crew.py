@@ -8,6 +8,7 @@ Each worker has two queues of its own, so that one killed in the middle of a wri
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import queue
@@ -39,11 +40,14 @@ from hpc_embed.progress import (
     WorkerReady,
     note,
 )
+from hpc_embed.run.faults import reason
 from hpc_embed.run.markers import record_failure
 
 SHARDS_AHEAD = 2
 """So that a worker need not wait for the next; only one at the end, where the others would idle."""
 RATE_WINDOW_SECONDS = 30.0
+SHARED_MEMORY = Path("/dev/shm")
+NO_SHARED_MEMORY = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOSYS)
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 """Ctrl-C, scancel, and Slurm's warning before the time limit or a preemption."""
 
@@ -123,8 +127,16 @@ class Crew:
                 self._count_false_start(place, "Python's resource tracker was killed")
 
     def _started(self, place: Place) -> _Member:
-        todo: multiprocessing.Queue[Path | None] = self._context.Queue()
-        events: multiprocessing.Queue[Event] = self._context.Queue()
+        try:
+            todo: multiprocessing.Queue[Path | None] = self._context.Queue()
+            events: multiprocessing.Queue[Event] = self._context.Queue()
+        except OSError as error:
+            if error.errno not in NO_SHARED_MEMORY:
+                raise
+            raise EnvironmentFault(
+                f"{SHARED_MEMORY}: {reason(error)}; processes share their locks there.",
+                remedy="Make room or have it mounted writable (in a container: --bind /dev/shm), then start again.",
+            ) from error
         process = self._context.Process(
             target=work, args=(self._assignment, place, todo, events), name=f"hpc-embed worker {place.device}"
         )

@@ -9,7 +9,6 @@ found again, and another job that has come to the same id is known to be none of
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import pwd
@@ -25,6 +24,7 @@ from hpc_embed.cluster.slurm import format_ranges, parse_ranges
 from hpc_embed.errors import RunConflict
 from hpc_embed.run.files import this_host, write_json
 from hpc_embed.run.layout import RunLayout
+from hpc_embed.run.locks import held
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ def read_submission(layout: RunLayout, token: str) -> Submission:
         if not _is_well_formed(submission) or submission.token != token:
             raise ValueError("it says what no submission of that name does")
         submission.shards()  # ranges and nothing else
-    except (FileNotFoundError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (FileNotFoundError, IsADirectoryError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise RunConflict(
             f"{path}: not a whole submission ({error}).",
             remedy=f"If none of its jobs are queued (their scripts lie in {layout.logs / token}), remove the file.",
@@ -157,11 +157,9 @@ def read_submissions(layout: RunLayout) -> tuple[list[Submission], list[Damaged]
 def submitting(layout: RunLayout) -> Iterator[None]:
     """Hold the run folder for one `submit` at a time; RunConflict where another is at it."""
     layout.submissions.mkdir(exist_ok=True)
-    with (layout.submissions / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+    with held(layout.submissions / "lock") as is_held:
+        if not is_held:
             raise RunConflict(
                 f"{layout.root}: another `hpc-embed submit` is at work.", remedy="Wait for it, then look at status."
-            ) from error
+            )
         yield

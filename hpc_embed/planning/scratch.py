@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TextIO
 
 from hpc_embed import __version__
 from hpc_embed.config import PlanSettings
 from hpc_embed.errors import RunConflict, UsageError
 from hpc_embed.registry import Model
+from hpc_embed.run.faults import naming_full_disk
 from hpc_embed.run.files import make_folders, remove_tree
 from hpc_embed.run.leftovers import remove_leftovers
+from hpc_embed.run.locks import held
 from hpc_embed.run.temporaries import temporary_sibling
 from hpc_embed.sequences.sources import Seen
 
@@ -72,7 +72,8 @@ def scratch_folder(root: Path, key: str) -> Iterator[Path]:
         if not is_held:
             raise RunConflict(f"{root}: another `hpc-embed plan` is at work.", remedy="Wait for it.")
         try:
-            yield folder
+            with naming_full_disk(folder):
+                yield folder
         except (KeyboardInterrupt, OSError):
             raise  # the same command goes on from here
         except BaseException:
@@ -87,35 +88,20 @@ def _held_anew(folder: Path) -> Iterator[bool]:
     is_there = False
     while not is_there:
         folder.mkdir(exist_ok=True)
-        try:
-            lock = (folder / "lock").open("w")
-        except FileNotFoundError:
-            continue
-        with lock:
-            is_held = _take(lock)
+        with ExitStack() as stack:
+            try:
+                is_held = stack.enter_context(held(folder / "lock"))
+            except FileNotFoundError:
+                continue
             is_there = not is_held or (folder / "lock").exists()
             if is_there:
                 yield is_held
 
 
-@contextmanager
-def _held(folder: Path) -> Iterator[bool]:
-    with (folder / "lock").open("w") as lock:
-        yield _take(lock)
-
-
-def _take(lock: TextIO) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _remove_unless_held(folder: Path) -> None:
     """Remove what an earlier plan left that was interrupted and never taken up again."""
     try:
-        with _held(folder) as is_free:
+        with held(folder / "lock") as is_free:
             if is_free:
                 _remove(folder)
     except OSError:

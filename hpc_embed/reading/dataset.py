@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from hpc_embed.errors import RunConflict, UnknownRecord, UsageError
 from hpc_embed.reading.index import Index
 from hpc_embed.reading.shards import ShardVectors
-from hpc_embed.reading.vectors import VectorReader
+from hpc_embed.reading.vectors import VectorReader, is_proven
 from hpc_embed.results.dataset import Arrangement, find_dataset
 from hpc_embed.results.index import SUMS, write_index
 from hpc_embed.run.faults import patiently
@@ -109,7 +109,7 @@ class Dataset:
         self._layout = layout
         facts = _read_facts(layout)
         self._index = _open_index(layout, facts)
-        self._vectors = VectorReader(layout.dataset, self._index)
+        self._vectors = VectorReader(layout.dataset, self._index, _digests_of(facts))
         self._shards = _open_shards(layout, self._index, facts) if self._index.has_vectors_in_shards else None
         self.columns = {column.name: column for column in self._index.columns}
         """Of vectors, by name."""
@@ -268,8 +268,16 @@ class Dataset:
 def _read_facts(layout: RunLayout) -> dict[str, Any]:
     try:
         return dict(json.loads(patiently(lambda: read_bytes(layout.dataset_facts), layout.dataset_facts)))
-    except (ValueError, TypeError) as error:
+    except (IsADirectoryError, ValueError, TypeError) as error:
         raise RunConflict(f"{layout.dataset_facts}: damaged.", remedy="Gather again.") from error
+
+
+def _digests_of(facts: Mapping[str, Any]) -> dict[str, str]:
+    """None of a version that wrote none."""
+    try:
+        return {str(name): str(part["sha256"]) for name, part in facts.get("parts", {}).items()}
+    except (TypeError, KeyError, AttributeError):
+        return {}
 
 
 def _open_shards(layout: RunLayout, index: Index, facts: Mapping[str, Any]) -> ShardVectors:
@@ -284,10 +292,13 @@ def _open_shards(layout: RunLayout, index: Index, facts: Mapping[str, Any]) -> S
 def _open_index(layout: RunLayout, facts: Mapping[str, Any]) -> Index:
     try:
         index = patiently(lambda: Index(layout.dataset_index), layout.dataset_index)
-        if index.num_bytes == facts["index"]["num_bytes"]:
+        if index.num_bytes != facts["index"]["num_bytes"]:
+            problem = "its index is another's"
+        elif is_proven(layout.dataset_index, facts["index"].get("sha256")):
             return index
-        problem = "its index is another's"
-    except (FileNotFoundError, KeyError):
+        else:
+            problem = "its index is damaged"
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, KeyError):
         problem = "it has no index"
     except Damaged:
         problem = "its index is damaged"

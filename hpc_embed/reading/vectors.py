@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +16,30 @@ from numpy.typing import NDArray
 
 from hpc_embed.errors import RunConflict
 from hpc_embed.reading.index import Index
+from hpc_embed.run import files
+from hpc_embed.run.faults import patiently
+from hpc_embed.run.files import sha256_of_file
 from hpc_embed.run.placed import PlacedFile
 
 MOST_OPEN_PARTS = 256
 MOST_DECODED_BYTES = 64 << 20
+PROVEN_WHEN_OPENED_BYTES = 64 << 20
+"""Read whole in a tenth of a second; of more, single vectors would have to wait."""
+
+
+def is_proven(path: Path, sha256: str | None) -> bool:
+    """False where a small file is not what it was; a large one is `gather --check`'s and `export`'s to prove."""
+    if sha256 is None or files.storage.status(path).st_size > PROVEN_WHEN_OPENED_BYTES:
+        return True
+    return patiently(lambda: sha256_of_file(path), path) == sha256
 
 
 class VectorReader:
     """Vectors by column and by their number: 0 is the first of all, and records without vectors do not count."""
 
-    def __init__(self, dataset: Path, index: Index) -> None:
-        self._dataset = dataset
+    def __init__(self, dataset: Path, index: Index, digests: Mapping[str, str]) -> None:
+        """`digests`: of the parts by name, by which small ones are proven when they are opened."""
+        self._dataset, self._digests = dataset, digests
         self._index = index
         self._names = list(index.parts)
         sums = ["tokens" if column.is_per_token else "vectors" for column in index.columns]
@@ -61,7 +75,7 @@ class VectorReader:
                 part = PlacedFile(self._dataset / name)
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
                 raise RunConflict(f"{self._dataset / name} is missing.", remedy="Gather again.") from error
-            if part.num_bytes != self._index.parts[name]:
+            if part.num_bytes != self._index.parts[name] or not is_proven(part.path, self._digests.get(name)):
                 raise RunConflict(f"{part.path} is not what was gathered.", remedy="Gather again.")
             self._parts[number] = part
             if len(self._parts) > MOST_OPEN_PARTS:

@@ -119,5 +119,5 @@ def _gathered_statuses(plan: Plan, layout: RunLayout) -> dict[str, int] | None:
         return statuses if content["fingerprint"] == plan.fingerprint else None
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (IsADirectoryError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RunConflict(f"{layout.dataset_facts}: damaged.", remedy="Gather again.") from error

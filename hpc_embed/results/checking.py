@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hpc_embed.errors import RunConflict
+from hpc_embed.registry import PER_WINDOW
 from hpc_embed.run import files
 from hpc_embed.run.faults import is_passing, patiently, reason
 from hpc_embed.run.files import read_bytes, sha256_of_file
@@ -75,7 +76,7 @@ def _facts(layout: RunLayout) -> dict[str, Any]:
         )
     except FileNotFoundError as error:
         raise RunConflict(f"{layout.root} holds no finished dataset.", remedy="Run `hpc-embed gather`.") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (IsADirectoryError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RunConflict(
             f"{path}: damaged, or of a version that wrote no checksums.", remedy="Gather again."
         ) from error
@@ -90,7 +91,7 @@ def _problem_of_index(layout: RunLayout, index: dict[str, Any] | None) -> str | 
         return None
     try:
         is_same = sha256_of_file(layout.dataset_index) == index["sha256"]
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         return "is missing"
     return None if is_same else "is damaged (the checksum differs)"
 
@@ -116,7 +117,11 @@ def _problems_of_outputs(layout: RunLayout, facts: dict[str, Any]) -> dict[str, 
 
 def _problem(layout: RunLayout, name: str, part: dict[str, Any], facts: dict[str, Any]) -> str | None:
     path = layout.dataset / name
-    if sha256_of_file(path) != part["sha256"]:
+    try:
+        is_same = sha256_of_file(path) == part["sha256"]
+    except IsADirectoryError:
+        return "is a folder"
+    if not is_same:
         return "is damaged (the checksum differs)"
     try:
         with files.storage.open_to_read(path) as file:
@@ -126,7 +131,7 @@ def _problem(layout: RunLayout, name: str, part: dict[str, Any], facts: dict[str
         if is_passing(error):
             raise
         return f"is damaged ({reason(error)})"
-    if rows != part["rows"]:
+    if rows < part["rows"] or (rows > part["rows"] and PER_WINDOW not in str(facts.get("pooling")).split(",")):
         return f"has {rows} rows instead of {part['rows']}"
     if metadata.get("fingerprint") != facts["fingerprint"]:
         return "is another dataset's"

@@ -38,7 +38,7 @@ from hpc_embed.planning.spill import Rows, Spill, bucket_of, buckets_for, by_buc
 from hpc_embed.results.parts import Part
 from hpc_embed.results.windows import PLACE, Windows
 from hpc_embed.run import files
-from hpc_embed.run.faults import patiently
+from hpc_embed.run.faults import naming_full_disk, patiently
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.pages import first_byte
 from hpc_embed.run.parquet import metadata_of, numbers_of_a_vector
@@ -79,7 +79,8 @@ def draft_index(layout: RunLayout, dataset: Path, windows: Windows | None = None
         num_rows = write_index(dataset, file, scratch, windows)
 
     try:
-        draft = files.write_draft(layout.dataset_index, write)
+        with naming_full_disk(scratch):
+            draft = files.write_draft(layout.dataset_index, write)
         return DraftedIndex(draft, Part(num_rows, files.storage.status(draft.path).st_size, draft.sha256))
     finally:
         files.remove_tree(scratch)

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +13,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from hpc_embed.run import files
+from hpc_embed.run.faults import naming_full_disk
 from hpc_embed.run.files import discard, temporary_sibling
 from hpc_embed.run.outputs import Outputs
 from hpc_embed.run.rows import RowReader, ranges
@@ -141,8 +142,9 @@ def room_for_places(root: Path, num_windows: int, memory_bytes: int) -> Iterator
         return
     scratch = temporary_sibling(root / "gathering")
     try:
-        with scratch.open("xb") as file:  # taken now: a full disk ends a process that writes to what is mapped
-            os.posix_fallocate(file.fileno(), 0, num_windows * PLACE.itemsize)
+        with naming_full_disk(scratch), scratch.open("xb") as file:
+            # taken now: a full disk ends a process that writes to what is mapped
+            files.storage.take_room(file, num_windows * PLACE.itemsize)
         yield np.memmap(scratch, dtype=PLACE, mode="r+", shape=(num_windows,))
     finally:
         discard(scratch)

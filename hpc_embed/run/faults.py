@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
-from hpc_embed.errors import EnvironmentFault, no_permission
+from hpc_embed.errors import EnvironmentFault, is_full_disk, no_permission
 
 PAUSES_SECONDS: tuple[float, ...] = (0.2, 1.0, 4.0, 8.0)
 """Between tries: a server that is failing over answers again in seconds."""
@@ -65,3 +67,14 @@ def reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def naming_full_disk(path: Path) -> Iterator[None]:
+    """A full disk, which what writes tells of without a path, is told with one."""
+    try:
+        yield
+    except OSError as error:
+        if is_full_disk(error) and error.filename is None:
+            error.filename = str(path)
+        raise

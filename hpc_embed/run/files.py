@@ -10,7 +10,6 @@ import errno
 import hashlib
 import json
 import os
-import re
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,19 +17,18 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
 from hpc_embed.errors import RunConflict
-from hpc_embed.run.faults import patiently
-from hpc_embed.run.hashed import Hashed
+from hpc_embed.run.faults import naming_full_disk, patiently
+from hpc_embed.run.hashed import Hashed, named_by
 from hpc_embed.run.layout import withdrawn_folder
-from hpc_embed.run.storage import CANNOT_EXCHANGE, Storage
+from hpc_embed.run.storage import CANNOT_EXCHANGE, UNKNOWN, Storage
 from hpc_embed.run.temporaries import temporary_sibling as temporary_sibling
 from hpc_embed.run.temporaries import this_host as this_host
 from hpc_embed.run.temporaries import this_process as this_process
 
 storage = Storage()
 """Tests replace it."""
-NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
+NO_HARD_LINKS = (*UNKNOWN, errno.EPERM, errno.EMLINK, errno.EXDEV)
 CHUNK_BYTES = 1 << 20
-DIGEST_IN_NAME = re.compile(r"-([0-9a-f]{64})(\.[a-z]+)$")
 
 
 class Draft(NamedTuple):
@@ -45,11 +43,12 @@ class Draft(NamedTuple):
 def new_file(path: Path) -> Iterator[BinaryIO]:
     """Yield a new file to write; on success its content is durable, though not yet its name."""
     file = storage.create(path)
-    try:
-        yield file
-        storage.sync(file)
-    finally:
-        storage.close(file)
+    with naming_full_disk(path):
+        try:
+            yield file
+            storage.sync(file)
+        finally:
+            storage.close(file)
 
 
 @contextmanager
@@ -62,21 +61,11 @@ def whole_file(path: Path, *, by_digest: bool = False) -> Iterator[Hashed]:
     try:
         with new_file(temporary) as file:
             yield (hashed := Hashed(file))
-        _replace(temporary, _named_by(hashed.sha256, path) if by_digest else path)
+        _replace(temporary, named_by(hashed.sha256, path) if by_digest else path)
     except BaseException:
         discard(temporary)
         raise
     storage.sync_folder(path.parent)
-
-
-def _named_by(digest: str, path: Path) -> Path:
-    return path.with_name(f"{path.stem}-{digest}{path.suffix}")
-
-
-def digest_in_name(path: Path) -> str | None:
-    """What a file's name says of its content; None where it says nothing."""
-    match = DIGEST_IN_NAME.search(path.name)
-    return match[1] if match else None
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], None], *, by_digest: bool = False) -> str:
@@ -262,8 +251,7 @@ def set_aside(path: Path, folder: Path, judged: os.stat_result) -> None:
     except FileNotFoundError:
         return  # a twin was faster
     if not _is(aside, judged):
-        with suppress(FileExistsError):
-            storage.link(aside, path)
+        _link(aside, path)
     storage.sync_folder(path.parent)
 
 

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
+from pathlib import Path
 from typing import Any, BinaryIO
+
+DIGEST_IN_NAME = re.compile(r"-([0-9a-f]{64})\.[a-z]+$")
 
 
 class Hashed(io.RawIOBase):
@@ -35,3 +39,14 @@ class Hashed(io.RawIOBase):
         self.num_bytes += memoryview(content).nbytes
         self._file.write(content)
         return memoryview(content).nbytes
+
+
+def named_by(digest: str, path: Path) -> Path:
+    """`piece-00001.parquet` with the digest of its content before the ending."""
+    return path.with_name(f"{path.stem}-{digest}{path.suffix}")
+
+
+def digest_in_name(path: Path) -> str | None:
+    """What a file's name says of its content; None where it says nothing."""
+    match = DIGEST_IN_NAME.search(path.name)
+    return match[1] if match else None

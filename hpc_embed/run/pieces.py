@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from hpc_embed.progress import note
 from hpc_embed.run import files
 from hpc_embed.run.faults import patiently
+from hpc_embed.run.hashed import digest_in_name
 from hpc_embed.run.layout import withdrawn_folder
 from hpc_embed.run.leftovers import remove_leftovers
 from hpc_embed.run.rows import RowReader, ranges
@@ -101,7 +102,7 @@ class Pieces:
 
 def _is_as_written(path: Path, file: VectorFile) -> bool:
     """By the digest in its name; a piece of a version that had none there is decoded, all of it."""
-    if digest := files.digest_in_name(path):
+    if digest := digest_in_name(path):
         return files.sha256_of_file(path) == digest
     for _ in file:
         pass

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 from pathlib import Path
 from typing import BinaryIO, cast
 
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
-CANNOT_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EXDEV)
+ZEROS = 1 << 20
+UNKNOWN = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""What file systems answer to what they do not know."""
+CANNOT_EXCHANGE = (*UNKNOWN, errno.EXDEV)
 """What file systems answer that cannot exchange two folders in one step: NFS, some that are stacked."""
 
 
@@ -35,7 +39,7 @@ class Storage:
         try:
             os.fsync(descriptor)
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            if error.errno not in UNKNOWN:
                 raise
         finally:
             os.close(descriptor)
@@ -51,6 +55,25 @@ class Storage:
         if libc.renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE):
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number), str(one))
+
+    def lock_file(self, descriptor: int) -> None:
+        """Lock a file until it is closed; BlockingIOError where another process has it."""
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def take_room(self, file: BinaryIO, num_bytes: int) -> None:
+        """Let a new file have so many bytes, all 0, for which there is room from then on."""
+        try:
+            os.posix_fallocate(file.fileno(), 0, num_bytes)
+        except OSError as error:
+            if error.errno not in UNKNOWN:
+                raise
+            for start in range(0, num_bytes, ZEROS):
+                file.write(bytes(min(ZEROS, num_bytes - start)))
 
     def link(self, source: Path, target: Path) -> None:
         os.link(source, target)

@@ -189,6 +189,7 @@ def test_memory_does_not_grow_with_the_dataset(tmp_path: Path) -> None:
     layout = write_dataset(tmp_path, num_rows=20_000, group_rows=500)
     dataset, draw = hpc_embed.open_dataset(layout.root), random.Random(1)
     num_bytes = sum(path.stat().st_size for path in layout.dataset.iterdir())
+    assert sum(1 for _ in dataset.batches(200)) == 100  # small parts are read whole once, to prove them
     tracemalloc.start()
     for _ in range(2000):
         dataset.row(draw.randrange(len(dataset)))
