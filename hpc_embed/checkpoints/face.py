@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from hpc_embed.checkpoints.any_encoder import infer_model_type, is_native
 from hpc_embed.checkpoints.config import Oddity, contradictions, oddities, quantised, read_config, refuse_quantised
-from hpc_embed.checkpoints.files import DAMAGED, INDEX, no_weights, refuse_unmerged, weight_files
+from hpc_embed.checkpoints.files import DAMAGED, INDEX, no_weights, refuse_unmerged, tokeniser_folder, weight_files
 from hpc_embed.checkpoints.tensors import FLOATS, TensorFacts, plain_name, tensors_of
 from hpc_embed.checkpoints.vocabulary import LETTERS, Vocabulary, has_tokenizer, read_vocabulary
 from hpc_embed.errors import EnvironmentFault
@@ -72,7 +72,7 @@ class Face:
     @cached_property
     def vocabulary(self) -> Vocabulary | None:
         """What the tokenizer's files say."""
-        return read_vocabulary(self.folder)
+        return read_vocabulary(tokeniser_folder(self.folder))
 
 
 class Taken(NamedTuple):
@@ -110,7 +110,7 @@ def taken_by_transformers(face: Face, why_not: Mapping[str, str] | None = None) 
     model_type = infer_model_type(face.config)
     if model_type is None or not is_native(face.config):
         raise _is_nothing(face, why_not or {})
-    if not has_tokenizer(face.folder):
+    if not has_tokenizer(tokeniser_folder(face.folder)):
         raise _no_tokenizer(face.folder)
     return Taken(None, model_type, None, why_not or {})
 

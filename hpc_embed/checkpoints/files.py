@@ -28,6 +28,8 @@ TOKENISER_FILES = (
 )
 """What transformers' tokenisers read besides."""
 BESIDE_THE_WEIGHTS = (*SMALL_FILES, *TOKENISER_FILES, CARD, ADAPTER)
+VOCABULARY_ABOVE = "AntiBERTy"
+"""The class of the one model whose package keeps vocab.txt one folder above config.json."""
 DAMAGED = "Fetch the checkpoint again."
 
 
@@ -70,6 +72,22 @@ def refuse_unmerged(folder: Path) -> None:
             remedy="Merge it (peft: AutoPeftModel.from_pretrained(…).merge_and_unload().save_pretrained(NEW)) and "
             "give the new folder, or remove the adapter's files to embed with the base model.",
         )
+
+
+def tokeniser_folder(folder: Path) -> Path:
+    """Where the tokenizer's files are: the checkpoint's folder, or the one above in AntiBERTy's package."""
+    if not (folder / "vocab.txt").is_file() and (folder.parent / "vocab.txt").is_file():
+        config = folder / "config.json"
+        if config.is_file() and read_json(config).get("architectures") == [VOCABULARY_ABOVE]:
+            return folder.parent
+    return folder
+
+
+def small_files(folder: Path, names: Iterable[str]) -> list[Path]:
+    """Those of these files that a checkpoint has."""
+    above = tokeniser_folder(folder)
+    paths = [above / name if name == "vocab.txt" else folder / name for name in names]
+    return [path for path in paths if path.is_file()]
 
 
 def no_weights(folder: Path) -> EnvironmentFault:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpc_embed.checkpoints.any_encoder import infer_model_type
+from hpc_embed.checkpoints.files import tokeniser_folder
 from hpc_embed.errors import EnvironmentFault, in_one_line
 
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
@@ -123,7 +124,7 @@ class OwnTokenizer:
 def _load(folder: Path, **options: object) -> Any:
     """EnvironmentFault for what transformers cannot read, or does not know."""
     try:
-        return _class_of(folder).from_pretrained(folder, local_files_only=True, **options)
+        return _class_of(folder).from_pretrained(tokeniser_folder(folder), local_files_only=True, **options)
     except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
         needs_library = (folder / "spiece.model").is_file() and not (folder / "tokenizer.json").is_file()
         raise EnvironmentFault(

@@ -78,6 +78,7 @@ def dataset_schema(
         ("length", pa.int64()),
         ("num_tokens", pa.int64()),
         ("num_windows", pa.int32()),
+        ("num_unknown", pa.int64()),
         *([("start", pa.int64()), ("stop", pa.int64())] if outputs.is_per_window else []),
         ("status", pa.string()),
         ("reason", pa.string()),

@@ -34,7 +34,7 @@ COPIES = 5
 """Of a row group's vectors in memory while it is written: in order, in Arrow's columns, in Parquet's page."""
 BYTES_WITHOUT_VECTORS = 64
 """Of a record, about."""
-RECORD_COLUMNS = ("ordinal", "id", "length", "status", "reason", "windows")
+RECORD_COLUMNS = ("ordinal", "id", "length", "num_unknown", "status", "reason", "windows")
 
 
 class Part(NamedTuple):

@@ -9,7 +9,14 @@ from pathlib import Path
 
 from hpc_embed.checkpoints.any_encoder import native_model
 from hpc_embed.checkpoints.face import Face, Taken, known_letters, take, taken_by_transformers
-from hpc_embed.checkpoints.files import BESIDE_THE_WEIGHTS, SMALL_FILES, TOKENISER_FILES, no_weights, weight_files
+from hpc_embed.checkpoints.files import (
+    BESIDE_THE_WEIGHTS,
+    SMALL_FILES,
+    TOKENISER_FILES,
+    no_weights,
+    small_files,
+    weight_files,
+)
 from hpc_embed.checkpoints.hub import hub_folder
 from hpc_embed.checkpoints.licences import licence_of_card
 from hpc_embed.errors import EnvironmentFault, UsageError
@@ -192,11 +199,10 @@ def copy_checkpoint(source: Path, target: Path) -> Path:
     """Copy a checkpoint's files to `target`, whole or not at all; nothing where that is there already."""
     if not target.is_dir():
         with whole_folder(target, replace=False) as folder:
-            for path in [*weight_files(source), *(source / name for name in BESIDE_THE_WEIGHTS)]:
-                if path.is_file():
-                    copy = folder / path.relative_to(source)
-                    copy.parent.mkdir(parents=True, exist_ok=True)
-                    copy_file(path, copy)
+            for path in [*weight_files(source), *small_files(source, BESIDE_THE_WEIGHTS)]:
+                copy = folder / (path.relative_to(source) if path.is_relative_to(source) else path.name)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy_file(path, copy)
     return target
 
 
@@ -207,8 +213,7 @@ def digest_of_checkpoint(folder: Path, *, is_packed: bool) -> str:
     if not weights:
         raise no_weights(folder)
     names = SMALL_FILES if is_packed else (*SMALL_FILES, *TOKENISER_FILES)
-    small = [folder / name for name in names if (folder / name).is_file()]
-    lines = [f"{path.name} {sha256_of_file(path)}" for path in [*small, *weights]]
+    lines = [f"{path.name} {sha256_of_file(path)}" for path in [*small_files(folder, names), *weights]]
     return _digest_of_text("\n".join(lines))
 
 

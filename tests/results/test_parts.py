@@ -53,6 +53,7 @@ def records(folder: Path, number: int, row_group_rows: int = 1000, num_skipped: 
             "ordinal": pa.array(range(number), pa.int64()),
             "id": names,
             "length": pa.array([7] * number, pa.int64()),
+            "num_unknown": pa.array([1] * number, pa.int64()),
             "status": ["skipped" if not keys else "embedded" for keys in windows],
             "reason": [""] * number,
             "windows": pa.array(windows, pa.list_(pa.int64())),
@@ -146,6 +147,7 @@ def test_every_record_is_in_one_part_in_its_order(
     assert table["embedding"].to_pylist() == [None, None, *([float(at)] * 4 for at in range(2, 11))]
     assert table["num_tokens"].to_pylist() == [0, 0, *[7] * 9]
     assert table["num_windows"].to_pylist() == [0, 0, *[1] * 9]
+    assert table["num_unknown"].to_pylist() == [1] * 11
 
 
 def test_nothing_is_one_part_of_nothing(tmp_path: Path) -> None:

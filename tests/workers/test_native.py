@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -132,6 +133,15 @@ def test_hf_runs_the_whole_way_and_says_that_it_is_the_slow_one(run: Run, globin
     facts = json.loads((tmp_path / "embed-run/dataset.json").read_text())
     assert (facts["model"], facts["dimension"], facts["licence"]) == ("bert", 32, "cc-by-nc-4.0")
     assert facts["statuses"] == {"embedded": 45}
+
+
+def test_letters_that_its_vocabulary_does_not_have_are_counted_and_heeded(run: Run, tmp_path: Path) -> None:
+    folder = native(tmp_path / "bert", "bert")
+    (tmp_path / "odd.fa").write_text(">known\nMKV\n>odd\nMJJX\n")
+    said = run("local", "odd.fa", "--model", folder, "--workers", 1)
+    assert "warning: 2 letters that bert does not know are embedded as unknown; the first: 'J'" in said.stderr
+    assert pq.read_table(tmp_path / "embed-run/dataset")["num_unknown"].to_pylist() == [0, 2]
+    assert "'J'" in run("plan", "odd.fa", "--model", folder, "--on-invalid", "error", "--run-dir", "b", code=3).stderr
 
 
 def test_a_tokeniser_of_another_kind_makes_another_run(tmp_path: Path) -> None:
