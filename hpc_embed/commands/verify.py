@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 from hpc_embed.commands.printing import print_json, print_line, print_table
 from hpc_embed.config import OutputSettings, VerifySettings
 from hpc_embed.errors import EnvironmentFault, Incomplete, UsageError
+from hpc_embed.registry import Model
 from hpc_embed.run.identity import ModelIdentity, pin_model
 from hpc_embed.run.plan import Embedding
 from hpc_embed.workers.registry import make_worker
 
 if TYPE_CHECKING:  # torch is imported where it is needed only
+    from hpc_embed.workers.base import BaseEmbeddingWorker
     from hpc_embed.workers.verification import Agreement
 
 
@@ -24,8 +26,6 @@ def run(settings: VerifySettings, output: OutputSettings) -> int:
     model, identity = pin_model(settings.model, settings.revision, None)
     if not model.has_weights:
         raise UsageError(f"{settings.model}: has no weights to verify.", remedy="See `hpc-embed models`.")
-    from hpc_embed.workers.transformer import TransformerWorker
-
     embedding = Embedding(
         pooling=model.pooling,
         layer=model.num_layers,
@@ -36,11 +36,7 @@ def run(settings: VerifySettings, output: OutputSettings) -> int:
         case="upper",
     )
     worker = make_worker(identity, embedding)
-    if not isinstance(worker, TransformerWorker):
-        raise UsageError(f"{settings.model}: its worker names no reference.", remedy="See `hpc-embed models`.")
-    from hpc_embed.workers.verification import verify
-
-    device, found = verify(worker, settings.device, model.kind)
+    device, found = _found(worker, settings, model)
     if output.json:
         facts = {"model": identity.name, "source": identity.source, "revision": identity.revision}
         print_json(facts | {"digest": identity.digest, "device": device, "agreements": list(map(_as_json, found))})
@@ -53,6 +49,18 @@ def run(settings: VerifySettings, output: OutputSettings) -> int:
             remedy="Use --precision fp32 for this model, and report it.",
         )
     return 0
+
+
+def _found(worker: BaseEmbeddingWorker, settings: VerifySettings, model: Model) -> tuple[str, list[Agreement]]:
+    from hpc_embed.workers.native import NativeWorker
+    from hpc_embed.workers.transformer import TransformerWorker
+    from hpc_embed.workers.verification import verify, verify_any
+
+    if isinstance(worker, TransformerWorker):
+        return verify(worker, settings.device, model.kind)
+    if isinstance(worker, NativeWorker):
+        return verify_any(worker, settings.device)
+    raise UsageError(f"{settings.model}: its worker names no reference.", remedy="See `hpc-embed models`.")
 
 
 def _as_json(agreement: Agreement) -> dict[str, object]:

@@ -56,7 +56,7 @@ def load_model(folder: Path) -> Any:
             f"{folder}: transformers {transformers.__version__} cannot load it ({in_one_line(error)}).",
             remedy=CHOOSE,
         ) from error
-    missing = [name for name in report["missing_keys"] if "pooler" not in name]
+    missing = [name for name in report["missing_keys"] if not name.startswith(("pooler", "contact_head"))]
     if missing:
         raise EnvironmentFault(
             f"{folder}: not a whole checkpoint of {model_type} ({missing[0]} is missing).",

@@ -8,11 +8,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hpc_embed.checkpoints.vocabulary import has_tokenizer
 from hpc_embed.engine import fp8
+from hpc_embed.engine.any_encoder import AnyEncoder
+from hpc_embed.engine.any_tokeniser import NativeTokeniser
 from hpc_embed.engine.batches import make_batch
 from hpc_embed.engine.device import describe, find_device, has_bf16, has_fp8
 from hpc_embed.engine.embedding import embed_outputs
@@ -25,6 +28,7 @@ from hpc_embed.families.family import Family, Pieces, Special
 from hpc_embed.registry import AMINO_ACIDS, Kind
 from hpc_embed.run.outputs import outputs_of
 from hpc_embed.workers.base import Tokens
+from hpc_embed.workers.native import PROBES, NativeWorker
 from hpc_embed.workers.transformer import TransformerWorker
 
 LARGEST_DISTANCE = {"fp32": 1e-6, "bf16": 1e-4, "fp8": 2e-2}
@@ -113,6 +117,27 @@ def verify(worker: TransformerWorker, wanted: str, kind: Kind) -> tuple[str, lis
     return describe(device), found
 
 
+def verify_any(worker: NativeWorker, wanted: str) -> tuple[str, list[Agreement]]:
+    """The same of a model that transformers runs: as we run it, packed or padded, beside one window at a time."""
+    device, folder = _device(wanted), worker.folder()
+    tokeniser = NativeTokeniser(folder, worker.kind)
+    most = worker.embedding.max_residues
+    sequences = sorted((sequence[:most] for sequence in probe_sequences(worker.kind)), key=len, reverse=True)
+    windows, probes, layer = tokeniser.by_itself(sequences), tokeniser(PROBES), worker.embedding.outputs.layers[-1]
+    if any(not np.array_equal(*pair) for pair in zip(tokeniser(sequences), windows, strict=True)):
+        raise EnvironmentFault(f"{folder}: our table of tokens is not its tokenizer.", remedy="Report it.")
+    outputs = outputs_of(COMPARED, layer)
+    alone = AnyEncoder(folder, device, "fp32", probes, [layer], may_pack=False)
+    expected_BD = torch.cat([alone.embed([window], outputs).vectors_BD.cpu() for window in windows])
+    del alone
+    found = []
+    for precision in [each for each in precisions_of(device) if each != "fp8"]:
+        encoder = AnyEncoder(folder, device, precision, probes, [layer])
+        ours_BD = encoder.embed(windows, outputs).vectors_BD.cpu()
+        found.append(_agreement(precision, encoder.attention_name, ours_BD, expected_BD))
+    return describe(device), found
+
+
 def _device(wanted: str) -> torch.device:
     if wanted == "auto":
         return find_device(0 if torch.cuda.is_available() else "cpu")
@@ -183,6 +208,10 @@ def agreement(
     """How near our encoder comes, all windows in one batch."""
     outputs = outputs_of(COMPARED, encoder.shape.num_layers)
     ours_BD = embed_outputs(encoder, windows, outputs, device, special).vectors_BD.cpu()
+    return _agreement(precision, encoder.attention_name, ours_BD, expected_BD)
+
+
+def _agreement(precision: str, attention: str, ours_BD: Tensor, expected_BD: Tensor) -> Agreement:
     distance_B = 1 - torch.cosine_similarity(ours_BD.double(), expected_BD.double())
     largest = float(distance_B.max()) if distance_B.isfinite().all() else math.inf
-    return Agreement(precision, encoder.attention_name, float((ours_BD - expected_BD).abs().max()), largest)
+    return Agreement(precision, attention, float((ours_BD - expected_BD).abs().max()), largest)

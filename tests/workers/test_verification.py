@@ -8,16 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from hpc_embed.cli import main
 from hpc_embed.engine import encoder
 from hpc_embed.engine.attention import Attend, make_attention
 from hpc_embed.engine.biases import Bias
+from hpc_embed.engine.weights import random_weights
 from hpc_embed.families import FAMILIES
+from hpc_embed.families.esm2 import VOCABULARY, esm2_shape
 from hpc_embed.registry import AMINO_ACIDS
 from hpc_embed.workers.verification import CODONS, probe_sequences
-from tests.checkpoints.faces import write_vocabulary
+from tests.checkpoints.faces import ESM2_CONFIG, write_vocabulary
 from tests.conftest import Run
 
 
@@ -82,6 +85,21 @@ def test_what_cannot_be_verified_is_said(run: Run) -> None:
     assert "takes one model, and was given" in run("verify", "esm2_t6_8M", "esm2_t12_35M", code=2).stderr
     assert "neither auto, nor cpu" in run("verify", "esm2_t6_8M:untrained", "--device", "gpu", code=2).stderr
     assert "are not in the hub cache" in run("verify", "esm2_t6_8M", code=5, env={"HF_HOME": "/nonexistent"}).stderr
+
+
+def test_a_model_that_transformers_runs_is_compared_with_one_window_at_a_time(run: Run, tmp_path: Path) -> None:
+    """ESM-2 whose tokens are others: it runs as what its files say, and so it is compared."""
+    folder = tmp_path / "reordered"
+    folder.mkdir()
+    save_file(random_weights(FAMILIES["esm2"], esm2_shape(2, 40, 4), 1), folder / "model.safetensors")
+    dimensions = {"num_hidden_layers": 2, "hidden_size": 40, "num_attention_heads": 4, "intermediate_size": 160}
+    (folder / "config.json").write_text(json.dumps(ESM2_CONFIG | dimensions))
+    write_vocabulary(folder, (*VOCABULARY[:4], *reversed(VOCABULARY[4:29]), *VOCABULARY[29:]))
+    done = run("verify", folder, "--device", "cpu")
+    assert "It is no esm2: token 4 of vocab.txt is 'O', not 'L'." in done.stderr
+    lines = list(map(str.strip, done.stdout.splitlines()[2:]))
+    assert lines
+    assert all(line.endswith("ok") for line in lines)
 
 
 def test_dna_probes_are_the_proteins_in_codons() -> None:
