@@ -160,6 +160,16 @@ def test_a_fifo_into_which_nobody_writes_is_told(
     assert [file.num_records for file in found.inputs] == [300, 300]
 
 
+def test_a_pipe_that_is_a_little_late_is_no_news(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    receiving, sending = os.pipe()
+    writer = threading.Timer(0.3, written, (sending, FASTA.encode()))
+    writer.start()
+    assert plan_of(tmp_path / "run", f"/dev/fd/{receiving}").totals.num_records == 300
+    writer.join()
+    os.close(receiving)
+    assert "waiting" not in capsys.readouterr().err
+
+
 def test_silent_standard_input_is_told_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
     pipes._tell_silent(["-", "f"])
     assert capsys.readouterr().err == (
