@@ -31,8 +31,7 @@ def format_of(head: bytes, columns: Columns | None) -> Format:
 def refuse_others(head: bytes, source: str, columns: Columns | None) -> None:
     """Raise BadInput, naming what it is, for a source that begins as one of the formats that are not read."""
     head = head.removeprefix(BYTE_ORDER_MARK)
-    is_read = columns is not None or head.lstrip()[:1] in (b">", b";", b"")
-    if found := signature_of(head, is_text=not is_read):
+    if found := signature_of(head, is_text=columns is None):
         raise BadInput(f"{source}: {found.name}; FASTA, FASTQ and tables are read.", remedy=found.remedy)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from hpc_embed.errors import BadInput
@@ -158,6 +159,17 @@ def test_digests_are_those_of_hashlib(lanes: int, monkeypatch: pytest.MonkeyPatc
         for start, length in zip(starts, lengths, strict=True)
     ]
     assert kernel.digests(letters, starts, lengths).tobytes() == b"".join(expected)
+
+
+@pytest.mark.parametrize("has_library", [True, False])
+def test_digests_of_words_are_those_of_hashlib(has_library: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not has_library:
+        monkeypatch.setattr(kernel, "_library", lambda: None)
+    words = ["a", "", "bc", "naïve", "sp|P1|X"]
+    expected = [hashlib.blake2b(word.encode(), digest_size=16).digest() for word in words]
+    assert kernel.digests_of(pa.array(words)).tobytes() == b"".join(expected)
+    assert kernel.digests_of(pa.array(words)[1:4]).tobytes() == b"".join(expected[1:4])
+    assert len(kernel.digests_of(pa.array([], pa.string()))) == 0
 
 
 @pytest.mark.parametrize("case", ["upper", "keep"])

@@ -128,7 +128,8 @@ def test_damage_is_told_with_its_kind(pack: Callable[[bytes], bytes], tmp_path: 
 
 
 def test_a_text_that_begins_as_the_name_of_bzip2_is_no_bzip2() -> None:
-    assert compression.compression_of(b"BZh9\n>a") is None
+    for head in (b"BZh9\n>a", b"BZhX1A", b"BZh", b"PKVLAA", b">*M\x18", b""):
+        assert compression.compression_of(head) is None
     assert compression.compression_of(bz2.compress(b"")[:6]) == "bzip2"
 
 

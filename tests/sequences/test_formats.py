@@ -175,7 +175,7 @@ def test_of_a_head_that_is_cut_out_of_a_source_what_can_be_read_is_looked_at() -
     content = READS[0] * 5
     cut = content[:-3]
     assert len(first_records(cut, "x", None, 1000, is_cut=True).ids) == 4
-    with pytest.raises(BadInput):
+    with pytest.raises(BadInput, match="x, line 17: not FASTQ"):
         first_records(cut, "x", None, 1000, is_cut=False)
     assert len(first_records(content, "x", None, 2, is_cut=False).ids) == 2
     assert len(first_records(b'id,seq\na,MK\nb,"M', "x", SEQ, 1000, is_cut=True).ids) == 1
@@ -207,3 +207,9 @@ def test_a_carriage_return_within_quotes_stays_in_its_cell() -> None:
 def test_a_fault_in_a_piece_names_its_source(content: bytes, columns: Columns | None) -> None:
     with pytest.raises(BadInput, match="in here, line "):
         list(pieces_of(io.BytesIO(content).read, "in here", format_of(content, columns), columns))
+
+
+def test_a_record_that_is_too_long_is_told_with_its_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "LONGEST_RECORD", 10)
+    with pytest.raises(BadInput, match="in here: the record that begins with b'>a' is longer than 10 bytes"):
+        list(pieces_of(io.BytesIO(b">a\nACGTACGTACGT").read, "in here", "FASTA", None))

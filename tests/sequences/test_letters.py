@@ -66,3 +66,12 @@ def test_overlong_records_are_cut_evenly_and_completely(length: int, limit: int,
     starts, found = windows.starts_W[windows.record_W == 1], windows.lengths_W[windows.record_W == 1]
     assert found.tolist() == lengths
     assert starts.tolist() == (np.cumsum(lengths) - lengths).tolist()
+
+
+@pytest.mark.parametrize(
+    ("kind", "known", "reads"),
+    [("dna", "ACGTN", True), ("dna", "ACGUN", False), ("dna", "ACGTU", False), ("protein", "ACGT", False)],
+)
+def test_u_is_read_as_t_where_dna_is_known_by_t_alone(kind: Kind, known: str, reads: bool) -> None:
+    assert ResiduePolicy(kind, known, "upper").reads_u_as_t == reads
+    assert ResiduePolicy(kind, known, "upper").apply(b"uU").sequence == (b"TT" if reads else b"UU")

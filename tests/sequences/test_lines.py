@@ -18,6 +18,7 @@ from hpc_embed.sequences import kernel
 from hpc_embed.sequences.blocks import Block, parse_block
 from hpc_embed.sequences.fasta import read_fasta
 from hpc_embed.sequences.lines import NotSequence, letters_of
+from hpc_embed.sequences.places import Place
 from hpc_embed.sequences.translation import Proteins
 
 
@@ -63,6 +64,9 @@ def test_of_a_line_letters_are_taken_and_comments_numbers_and_blanks_left_out(
         ("Error encountered when streaming data\n", "'Error encountered when streaming data' is text"),
         ("Internal Error\n", "'Internal Error' is text"),
         ("alpha crystallin B chain - duck\n", "is text"),
+        ("MKVL MK MK\n", "is text with blanks between its words"),
+        ("No it\n", "is text with blanks between its words"),
+        ("Errors Errors Errors Errors Errors ended\n", "'Errors Errors Errors Errors Errors ended' is text"),
         ("MKV\tLLLL\n", "is text with blanks between its words"),
         ("40 40 38 2\n", "'40 40 38 2' is no sequence: most of it is no letters"),
         ("#comment\n", "'#comment' looks like a comment"),
@@ -108,6 +112,13 @@ def test_any_byte_in_a_line_is_read_alike_with_and_without_the_kernel() -> None:
                 continue
             assert block.letters.tobytes() == letters.encode("ascii", "replace") + b"M", line
             assert block.fault is None, line
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("a", "f, line 12, a"), ("", "f, line 12, record without id"), (None, "f, line 12")]
+)
+def test_a_place_is_told_with_its_line_and_its_record(name: str | None, expected: str) -> None:
+    assert Place(4, name, "", "").of("f", 7) == Place(1, name, "", "").moved(3).of("f", 7) == expected
 
 
 @pytest.mark.usefixtures("reads")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import lzma
 import os
@@ -159,6 +160,16 @@ def test_a_fifo_into_which_nobody_writes_is_told(
     assert [file.num_records for file in found.inputs] == [300, 300]
 
 
+def test_a_pipe_that_is_a_little_late_is_no_news(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    receiving, sending = os.pipe()
+    writer = threading.Timer(0.3, written, (sending, FASTA.encode()))
+    writer.start()
+    assert plan_of(tmp_path / "run", f"/dev/fd/{receiving}").totals.num_records == 300
+    writer.join()
+    os.close(receiving)
+    assert "waiting" not in capsys.readouterr().err
+
+
 def test_silent_standard_input_is_told_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
     pipes._tell_silent(["-", "f"])
     assert capsys.readouterr().err == (
@@ -193,6 +204,45 @@ def test_a_socket_is_read_where_it_is_open_and_refused_where_it_is_a_name(tmp_pa
         named.bind(str(tmp_path / "s"))
         with pytest.raises(BadInput, match=r"s: cannot be opened \(a socket, which programs connect to\)"):
             plan(tmp_path / "s", tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "reason"),
+    [(errno.ENXIO, "/dev/null", "No such device or address"), (errno.EACCES, "s", "Permission denied")],
+)
+def test_why_a_source_cannot_be_opened_is_told(
+    number: int, name: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: str) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(pipes, "_open", refuse)
+    with socket.socket(socket.AF_UNIX) as named:
+        named.bind(str(tmp_path / "s"))
+        with pytest.raises(BadInput, match=rf"{name}: cannot be opened \({reason}\)"):
+            plan(tmp_path / name, tmp_path / "run")
+
+
+def test_a_fault_of_a_pipe_is_told_by_its_name() -> None:
+    with Path("/proc/self/mem").open("rb") as file, pytest.raises(BadInput, match="in here: cannot be read"):
+        pipes.Pipe("in here", file.fileno()).read_some(1)
+
+
+def test_a_read_that_waits_ends_soon_after_the_scan(monkeypatch: pytest.MonkeyPatch) -> None:
+    receiving, sending = os.pipe()
+    pipe = pipes.Pipe("x", receiving)
+    pipe.head += b">a"
+    content = pipe.content
+    assert content.read(2) == b">a"
+    pipe.stop.set()
+    begun = time.monotonic()
+    with pytest.raises(InterruptedError):
+        content.read(1)
+    assert time.monotonic() - begun < 3
+    os.write(sending, b"\nM")
+    assert content.read(2) == b"\nM"
+    for end in (receiving, sending):
+        os.close(end)
 
 
 def test_a_device_is_read_once_too(tmp_path: Path) -> None:
