@@ -14,14 +14,17 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
+import hpc_embed
 from hpc_embed.errors import BadInput, EnvironmentFault, RunConflict, UsageError
 from hpc_embed.reading.export import Rounding, export
+from hpc_embed.reading.export import _contents as contents_of
 from hpc_embed.reading.formats import Contents, SafetensorsWriter
 from hpc_embed.results.dataset import Vectors, dataset_schema, embedding_column
 from hpc_embed.results.index import publish_index
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.outputs import outputs_of
 from tests.conftest import Run
+from tests.reading.datasets import write_dataset as write_forms
 
 DIMENSION = 5
 IDS = [
@@ -188,6 +191,14 @@ def test_faiss_finds_each_record_by_its_ordinal(pooled: Written, tmp_path: Path)
     distances, found = index.search(held(pooled), 1)
     assert found[:, 0].tolist() == ordinals
     assert np.abs(distances).max() <= 1e-4
+
+
+def test_the_only_column_is_taken_under_any_name_and_one_of_several_by_its_own(pooled: Written, tmp_path: Path) -> None:
+    assert export(pooled.folder, "npy", tmp_path / "x", "dataset", "embedding_mean_6").column == "embedding"
+    several = hpc_embed.open_dataset(write_forms(tmp_path / "several", "several columns").root)
+    assert contents_of(several, "embedding_max_0", "float16").column == "embedding_max_0"
+    with pytest.raises(UsageError, match=r"--column embedding: .* none of that name\. Say embedding_mean_6, "):
+        contents_of(several, "embedding", "dataset")
 
 
 def test_faiss_takes_rounded_numbers_too(pooled: Written, tmp_path: Path) -> None:

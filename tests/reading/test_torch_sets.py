@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import hpc_embed
 from hpc_embed.errors import UsageError
+from hpc_embed.reading.dataset import Batch
 from hpc_embed.reading.torch_sets import Example, ShuffledVectors, VectorSet
 from hpc_embed.run.layout import RunLayout
 from tests.reading.datasets import DIMENSION, as_pandas, write_dataset
@@ -136,10 +140,25 @@ def test_a_rank_that_would_read_nothing_or_a_share_unasked_is_refused(given: dic
 
 
 @pytest.mark.parametrize("name", ["embedding_per_token_6", "embedding_mean_6"])
-def test_an_example_holds_its_own_numbers_and_no_others(name: str, tmp_path: Path) -> None:
+def test_an_example_keeps_nothing_of_the_row_group_that_it_was_read_with(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dataset = hpc_embed.open_dataset(write_dataset(tmp_path, "per token and pooled").root)
-    for example in (*ShuffledVectors(dataset, name), VectorSet(dataset, name)[0]):
-        assert example.vector.untyped_storage().nbytes() == example.vector.numel() * 2, "float16"
+    read: list[weakref.ref[np.ndarray]] = []
+    plain = type(dataset).batch
+
+    def batch(*given: Any) -> Batch:
+        made = plain(*given)
+        vectors_RD: Any = made.columns[name]
+        read.append(weakref.ref(vectors_RD if vectors_RD.base is None else vectors_RD.base))
+        return made
+
+    monkeypatch.setattr(type(dataset), "batch", batch)
+    examples = [*ShuffledVectors(dataset, name)]
+    gc.collect()
+    assert len(examples) == dataset.num_vectors
+    assert len(read) == len(dataset.row_groups)
+    assert {ref() is None for ref in read} == {True}
 
 
 def test_vectors_of_tokens_come_record_by_record(tmp_path: Path) -> None:
