@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Run
-from tests.slurm.conftest import ANNA, PYTHONPATH, Cluster, as_user, own, wait_for
+from tests.slurm.conftest import ANNA, PYTHONPATH, Cluster, a_cluster, as_user, own, running_as, wait_for
 from tests.slurm.runs import ON_CPU, logs, wait_for_dataset
 from tests.slurm.test_sites import LATER, array_of, front, gathers_of
 
@@ -316,17 +316,20 @@ def test_a_limit_of_tasks_holds_over_all_arrays_of_a_run(
 
 @pytest.mark.matrix  # Slurm forgets jobs that have ended once a minute
 def test_a_site_that_takes_no_more_jobs_is_waited_for_and_told(
-    run: Run, cluster: Cluster, globins: Path, tmp_path: Path
+    python_for_users: str, globins: Path, tmp_path: Path
 ) -> None:
-    cluster.configure("MaxJobCount=4", "MinJobAge=2")
-    run("plan", globins, "--num-shards", 2)
-    full = cluster.ask("sbatch", "--parsable", "--output=/dev/null", "--begin=now+1hour", "--array=0-2", "--wrap=true")
-    timer = threading.Timer(4, cluster.ask, ("scancel", full.strip()))
-    timer.start()
-    done = run("submit", *ON_CPU, *LATER, "--no-gather")
-    timer.join()
-    assert "2 shards submitted" in done.stdout
-    assert "Slurm takes no more jobs just now; sbatch tries again for two minutes" in done.stderr
+    with a_cluster(ACCOUNTING="no", NODES="1") as cluster:
+        cluster.configure("MaxJobCount=4", "MinJobAge=2")
+        run = running_as(ANNA, cluster, tmp_path, python_for_users)
+        run("plan", globins, "--num-shards", 2)
+        hour = ("--begin=now+1hour", "--array=0-2", "--wrap=true")
+        full = cluster.ask("sbatch", "--parsable", "--output=/dev/null", *hour)
+        timer = threading.Timer(5, cluster.ask, ("scancel", full.strip()))
+        timer.start()
+        done = run("submit", *ON_CPU, *LATER, "--no-gather")
+        timer.join()
+        assert "2 shards submitted" in done.stdout
+        assert "Slurm takes no more jobs just now; sbatch tries again for two minutes" in done.stderr
 
 
 def test_a_run_folder_that_nodes_cannot_write_is_named_as_the_cause(
