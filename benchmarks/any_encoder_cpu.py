@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import measuring
-from benchmarks.families_cpu import PROTEIN_LENGTHS, median_of
+from benchmarks.gpu_models import LENGTHS
 from benchmarks.measuring import Answer, Figure, Measured, Table, Windows
 from hpc_embed.engine.any_encoder import AnyEncoder
 
@@ -70,7 +70,7 @@ def answer(models: tuple[str, ...], num_records: int, seconds: float, num_turns:
         ways = (OURS, *THEIRS, OURS_PADDED)
         told = (windows, seconds / num_turns)
         turns = [{way: measuring.in_fresh_process(run_way, name, way, *told) for way in ways} for _ in range(num_turns)]
-        found = {way: median_of([turn[way] for turn in turns]) for way in ways}
+        found = {way: measuring.median_of([turn[way] for turn in turns]) for way in ways}
         rows = [
             (way, f"{each.tokens_per_second:,.0f}", f"{each.padding_efficiency:.2f}") for way, each in found.items()
         ]
@@ -92,7 +92,7 @@ def layers_of(name: str) -> int:
 
 def windows_of(name: str, num_records: int) -> Windows:
     """Ordinary tokens, in file order."""
-    every = np.array(PROTEIN_LENGTHS.read_text().split(), dtype=int)
+    every = np.array(LENGTHS.read_text().split(), dtype=int)
     lengths = every[np.linspace(0, len(every) - 1, num_records).astype(int)] + 2
     generator = np.random.default_rng(0)
     high = min(int(SHAPES[name].config["vocab_size"]), 32)

@@ -57,7 +57,7 @@ def answer(models: tuple[str, ...], num_layers: int, num_records: int, seconds: 
         ways = (*THEIRS, OURS, SEVERAL)
         told = (num_layers, windows, seconds / NUM_TURNS)
         turns = [{way: measuring.in_fresh_process(run_way, name, way, *told) for way in ways} for _ in range(NUM_TURNS)]
-        found = {way: median_of([turn[way] for turn in turns]) for way in ways}
+        found = {way: measuring.median_of([turn[way] for turn in turns]) for way in ways}
         ours, lengths = found[OURS], [len(window) for window in windows]
         rows = [
             (way, f"{each.tokens_per_second:,.0f}", f"{each.padding_efficiency:.2f}", _times(ours, each))
@@ -73,11 +73,6 @@ def answer(models: tuple[str, ...], num_layers: int, num_records: int, seconds: 
             ratio = ours.tokens_per_second / found[way].tokens_per_second
             figures.append(Figure(f"{name}: {OURS} over {way}", ratio, "times"))
     return Answer(tables, figures)
-
-
-def median_of(turns: list[Measured]) -> Measured:
-    """That of the middle speed."""
-    return sorted(turns, key=lambda each: each.tokens_per_second)[len(turns) // 2]
 
 
 def _times(ours: Measured, other: Measured) -> str:

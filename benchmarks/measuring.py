@@ -105,6 +105,11 @@ def measure(way: Way, windows: Windows, seconds: float = SECONDS) -> Measured:
     return Measured(num_tokens / statistics.median(times), num_tokens / num_computed, peak_bytes(device), vectors)
 
 
+def median_of(turns: Sequence[Measured]) -> Measured:
+    """That of the middle speed."""
+    return sorted(turns, key=lambda each: each.tokens_per_second)[len(turns) // 2]
+
+
 def packed(encoder: Encoder, pooling: str, layer: int | Sequence[int], token_budget: int, device: torch.device) -> Way:
     """Ours: the engine that the workers run, in a process set up as theirs."""
     if device.type == "cpu":

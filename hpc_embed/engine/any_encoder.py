@@ -286,7 +286,7 @@ class AnyEncoder:
     def embed(self, windows: Sequence[Tokens], outputs: Outputs) -> Embedded:
         """Every output of one pass, rows as run/outputs.py lays them out."""
         self._check(windows)
-        if self._lone_id >= 0 and any(_holds(window, self._lone_id) for window in windows):
+        if self._lone_id >= 0 and any(np.isin(window, (self._lone_id, ~self._lone_id)).any() for window in windows):
             return _joined(
                 [embed_outputs(self, [each], outputs, self._device, None, fewest_rows=0) for each in windows]
             )
@@ -340,10 +340,6 @@ def _split(states: States, windows: Sequence[Tensor]) -> list[States]:
     lengths = list(map(len, windows))
     parts = {layer: torch.split(x_TD, lengths) for layer, x_TD in states.items()}
     return [{layer: of_windows[at] for layer, of_windows in parts.items()} for at in range(len(windows))]
-
-
-def _holds(window: Tokens, token: int) -> bool:
-    return bool(((window == token) | (window == ~token)).any())
 
 
 def _joined(made: Sequence[Embedded]) -> Embedded:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 TABLE_MARGIN = 16
 """Lanes of the widest vector, kernels/attention.c's TABLE_MARGIN."""
+HIDDEN = -1e30
 BiasKind = Literal["alibi", "table"]
 
 
@@ -85,6 +86,17 @@ class DistanceTable(Bias):
 
     def score(self, score: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         return score + self.table_HL[h, (j - i).clamp(-self.reach, self.reach) + self.reach]
+
+
+def hiding_table(num_heads: int, *, is_causal: bool, reach: int | None) -> DistanceTable:
+    """A bias that hides keys behind the query, and those `reach` or more tokens away, by so low a score that their
+    weight is 0; infinity would make NaN of a block of hidden keys alone."""
+    farthest = reach or 1
+    distance_L = torch.arange(-farthest, farthest + 1)
+    hidden_L = distance_L > 0 if is_causal else torch.zeros(len(distance_L), dtype=torch.bool)
+    if reach is not None:
+        hidden_L = hidden_L | (distance_L.abs() >= reach)
+    return DistanceTable(torch.zeros(len(distance_L)).masked_fill(hidden_L, HIDDEN).expand(num_heads, -1))
 
 
 def alibi_slopes(num_heads: int) -> list[float]:

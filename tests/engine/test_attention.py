@@ -91,15 +91,19 @@ def test_back_end_equals_the_dense_oracle_on_the_cpu(name: str, kind: str) -> No
     assert (ours - oracle(qkv, LENGTHS, kind)).abs().max() <= BOUNDS[torch.float32]
 
 
+@pytest.mark.parametrize("name", CPU_BACK_ENDS)
+@pytest.mark.parametrize("dtype", list(BOUNDS))
 @pytest.mark.parametrize(("is_causal", "reach"), [(True, None), (False, 9), (True, 9), (False, 65), (True, 1000)])
-def test_what_a_query_may_not_see_of_its_window_is_left_out(is_causal: bool, reach: int | None) -> None:
-    sight, qkv = Sight(is_causal, reach), packed(LENGTHS)
-    assert available_back_ends(CPU, HEAD_DIM, torch.float32, sight=sight) == ["sdpa"]
-    attend, batch = make_attention("sdpa", None, sight), make_batch(random_tokens(LENGTHS), CPU)
-    found = attend(qkv, None, batch)
-    q, k, v = qkv.unbind(1)
-    expected = dense_attention(q, k, v, LENGTHS, hiding(is_causal, reach))
-    assert (found - expected).abs().max() <= BOUNDS[torch.float32]
+def test_what_a_query_may_not_see_of_its_window_is_left_out(
+    name: str, dtype: torch.dtype, is_causal: bool, reach: int | None
+) -> None:
+    lengths, sight = [*LENGTHS, 600], Sight(is_causal, reach)
+    assert available_back_ends(CPU, HEAD_DIM, dtype, sight=sight) == CPU_BACK_ENDS
+    qkv, attend = packed(lengths, dtype=dtype), make_attention(name, None, sight)
+    found = attend(qkv, None, make_batch(random_tokens(lengths), CPU))
+    q, k, v = qkv.double().unbind(1)
+    expected = dense_attention(q, k, v, lengths, hiding(is_causal, reach))
+    assert (found - expected).abs().max() <= BOUNDS[dtype]
     alone = attend(qkv[71:136], None, make_batch(random_tokens([65]), CPU))
     assert torch.equal(found[71:136], alone)
 

@@ -16,17 +16,21 @@ from typing import BinaryIO
 import numpy as np
 import pytest
 
-from hpc_embed.errors import RunConflict
+from hpc_embed.errors import EnvironmentFault, RunConflict
 from hpc_embed.progress import BatchDone, BudgetHalved, Event, ShardFailed, ShardFinished, ShardStarted
 from hpc_embed.run import markers
+from hpc_embed.run.canary import SEQUENCES
 from hpc_embed.run.files import Draft, publish_first, write_draft
+from hpc_embed.run.identity import pin_model
 from hpc_embed.run.markers import Marker, is_done, publish_output, read_marker
 from hpc_embed.run.pieces import Pieces
+from hpc_embed.run.plan import Embedding
 from hpc_embed.run.shards import read_shard, write_shard
 from hpc_embed.run.vectors import VectorFile, Vectors, VectorWriter
 from hpc_embed.workers import loop as loop_module
 from hpc_embed.workers.base import EmbeddedBatch, Tokens
 from hpc_embed.workers.loop import Loop
+from hpc_embed.workers.registry import make_worker
 
 
 class FakeModel:
@@ -229,6 +233,27 @@ def test_a_vector_of_nan_is_a_failed_window_and_not_a_row(tmp_path: Path) -> Non
     marker, _ = embed(tmp_path, FakeModel(poison=9))
     assert marker.rows == 6
     assert marker.failed_windows == {"3": "the model gave NaN or infinity"}
+
+
+def test_a_canary_of_nan_suspects_the_checkpoint_before_the_first_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, identity = pin_model("aa_composition", None, "protein")
+    embedding = Embedding(
+        pooling=model.pooling,
+        layer=0,
+        precision="fp32",
+        on_long="window",
+        max_residues=None,
+        on_invalid="unknown",
+        case="upper",
+    )
+    worker = make_worker(identity, embedding)
+    broken = FakeModel(poison=len(SEQUENCES["protein"]))
+    monkeypatch.setattr(type(worker), "load", lambda *_: broken)
+    with pytest.raises(EnvironmentFault, match="aa_composition: NaN or infinity for the canary"):
+        worker.process_files_worker([], "cpu", 64, tmp_path)
+    assert broken.batches == [[len(SEQUENCES["protein"])]]
 
 
 def test_a_fault_of_the_device_is_raised_and_leaves_no_marker(tmp_path: Path) -> None:
