@@ -338,10 +338,11 @@ def permuted_pieces(folder: Path, letters: str, first: int) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     names = ["<pad>", "</s>", "<unk>", *(f"<extra_{i}>" for i in range(3, first)), *letters]
-    tokenizer = Tokenizer(models.Unigram([(name, -1.0) for name in names], unk_id=2))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    pieces = [(f"▁{name}" if name in letters else name, -1.0) for name in names]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "<unk>", "eos_token": "</s>"}
+    settings = {"tokenizer_class": "T5Tokenizer", "unk_token": "<unk>", "eos_token": "</s>", "extra_ids": 0}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     (folder / "vocab.json").write_text(json.dumps({name: number for number, name in enumerate(names)}))

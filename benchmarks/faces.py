@@ -194,9 +194,10 @@ FACES: Mapping[str, Face] = {
     "westlake-repl__SaProt_650M_AF2": _saprot(),
     "westlake-repl__SaProt_650M_PDB": _saprot(beside="westlake-repl__SaProt_650M_AF2"),
     "westlake-repl__SaProt_1.3B_AF2": _saprot(beside="westlake-repl__SaProt_650M_AF2"),
-    "airkingbd__dplm_650m": _esm2(why="ESM-2's maths under architectures EsmForDPLM"),
+    "airkingbd__dplm_650m": _esm2(why="ESM-2's maths under architectures EsmForDPLM, with a dplm_type", hf="either"),
     "airkingbd__dplm_3b": _esm2(
         "two shards",
+        hf="either",
         beside="airkingbd__dplm_650m",
         config={
             "hidden_size": 2560,
