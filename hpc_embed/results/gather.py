@@ -20,7 +20,7 @@ from hpc_embed.results.camps import refuse_camps
 from hpc_embed.results.checks import Problems, collect, withdraw_odd
 from hpc_embed.results.dataset import Arrangement, dataset_schema
 from hpc_embed.results.index import draft_index
-from hpc_embed.results.parts import MEBIBYTE, PartsWriter, Room
+from hpc_embed.results.parts import MEBIBYTE, Part, PartsWriter, Room
 from hpc_embed.results.threads import in_order
 from hpc_embed.results.waiting import wait_for_markers
 from hpc_embed.results.windows import Windows, room_for_places, settle
@@ -78,7 +78,7 @@ def gather(plan: Plan, layout: RunLayout, settings: GatherSettings) -> Gathered:
             return found._replace(seconds=time.monotonic() - started)
         refuse_false_records(plan, layout.records)
         _write(plan, layout, settings, windows, facts, num_threads)
-    if (result := _existing(layout, facts, num_threads)) is None:
+    if (result := _existing(layout, facts, None)) is None:
         raise RunConflict(
             f"{layout.dataset} is not what was just written there: another gather is at work, or the storage lies.",
             remedy="Gather again, one at a time.",
@@ -191,19 +191,23 @@ MAY_DIFFER = ("gathered_by",)
 """What says nothing of the vectors: a dataset that an older version has gathered is there already."""
 
 
-def _existing(layout: RunLayout, facts: dict[str, object], num_threads: int) -> Gathered | None:
-    """The dataset that is there, where it is this one and all of it is as it was written; outputs were read as well."""
+def _existing(layout: RunLayout, facts: dict[str, object], num_threads: int | None) -> Gathered | None:
+    """The dataset that is there, where it is this one and all of it is as it was written: by the checksums of its
+    parts, or, where this process has just written them and names no number of threads, by their sizes.
+    """
     try:
         found = json.loads(patiently(lambda: files.read_bytes(layout.dataset_facts), layout.dataset_facts))
         if any(found.get(key) != value for key, value in facts.items() if key not in MAY_DIFFER):
             return None
-        digests = {layout.dataset / name: part["sha256"] for name, part in found["parts"].items()}
+        parts = {layout.dataset / name: Part(**part) for name, part in found["parts"].items()}
         names = patiently(lambda: files.storage.names(layout.dataset), layout.dataset)
-        if sorted(path.name for path in digests) != names:
+        if sorted(path.name for path in parts) != names:
             return None
-        digests[layout.dataset_index] = found["index"]["sha256"]
-        with closing(in_order(_digest_of, digests, num_threads)) as proving:
-            if any(digest() != digests[path] for path, digest in proving):
+        parts[layout.dataset_index] = Part(**found["index"])
+        if any(_size_of(path) != part.num_bytes for path, part in parts.items()):
+            return None
+        with closing(in_order(_digest_of, parts if num_threads else (), num_threads or 1)) as proving:
+            if any(digest() != parts[path].sha256 for path, digest in proving):
                 return None
         return Gathered(
             dataset=str(layout.dataset),
@@ -217,6 +221,10 @@ def _existing(layout: RunLayout, facts: dict[str, object], num_threads: int) -> 
         return None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _size_of(path: Path) -> int:
+    return patiently(lambda: files.storage.status(path), path).st_size
 
 
 def _digest_of(path: Path) -> str:

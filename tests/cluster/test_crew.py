@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from dataclasses import replace
@@ -112,6 +113,18 @@ def shards(folder: Path, *sizes: int) -> list[Path]:
 def test_the_last_words_of_a_worker_are_heard_also_when_its_death_comes_later(tmp_path: Path) -> None:
     crew = Crew(assignment(WithoutWeights, tmp_path), [Place("cpu")], max_tries=3)
     with pytest.raises(EnvironmentFault, match="the weights are not there"):
+        crew.run(shards(tmp_path, 1), Silent())
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EACCES])
+def test_shared_memory_that_cannot_be_written_is_told_with_its_path(number: int, tmp_path: Path) -> None:
+    class Context:
+        def Queue(self) -> None:
+            raise OSError(number, os.strerror(number))
+
+    crew = Crew(assignment(CompositionWorker, tmp_path), [Place("cpu")], max_tries=1)
+    crew._context = Context()  # type: ignore[assignment]
+    with pytest.raises(EnvironmentFault, match=rf"/dev/shm: {os.strerror(number)}; processes share their locks there"):
         crew.run(shards(tmp_path, 1), Silent())
 
 
