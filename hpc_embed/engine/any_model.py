@@ -26,6 +26,8 @@ from hpc_embed.errors import EnvironmentFault, in_one_line
 CHOOSE = "Choose a model that it knows natively, or of `hpc-embed models`."
 BUFFERS = ("position_ids", "inv_freq", "_extra_state", "masked_bias", ".attn.bias", "num_batches_tracked")
 """Ends of names of what older versions saved and models make anew."""
+ONCE_USUAL: Mapping[str, Mapping[str, object]] = {"esm": {"hidden_act": "gelu", "dplm_type": "dplm_esm"}}
+"""Fields of published configs that say what transformers' model does in any case."""
 NARROW = 8
 """Tokens of a sliding window while one that is wider than a probe is tried."""
 WIDENING_ROPES = ("dynamic", "longrope")
@@ -83,8 +85,9 @@ def _refuse_unknown_fields(folder: Path, said: Mapping[str, object], config: Any
     """EnvironmentFault for a field that transformers would drop without a word."""
     known = {*type(config)().to_dict(), *type(config).attribute_map, *WITHOUT_EFFECT, *READ_BY_ALL}
     kind = config.model_type
+    usual = {**USUAL, **ONCE_USUAL.get(kind, {})}
     for name, value in said.items():
-        if value is not None and name not in known and value != USUAL.get(name):
+        if value is not None and name not in known and value != usual.get(name):
             raise EnvironmentFault(
                 f"{folder / 'config.json'}: {name} is {value!r}, a field that transformers' {kind} does not have.",
                 remedy="Choose a model of `hpc-embed models`; or take the field out if it changes no hidden state.",
