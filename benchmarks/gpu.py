@@ -58,8 +58,9 @@ from hpc_embed.engine.references import Reference, esm2_reference
 from hpc_embed.engine.transfers import to_host
 from hpc_embed.errors import in_one_line
 from hpc_embed.families.family import Shape
+from hpc_embed.model import Model
 from hpc_embed.planning.cost import cost_of, flops
-from hpc_embed.registry import Model, find_model
+from hpc_embed.registry import find_model
 from hpc_embed.workers.loop import BATCHES_IN_FLIGHT
 
 MODELS = ("esm2_t6_8M", "esm2_t12_35M", "esm2_t30_150M", "esm2_t33_650M", "esm2_t36_3B", "dnabert_s")

@@ -20,7 +20,8 @@ from hpc_embed.engine.embedding import Encoder, embed_windows
 from hpc_embed.engine.fp8 import Fp8Dense
 from hpc_embed.engine.transfers import to_host
 from hpc_embed.errors import in_one_line
-from hpc_embed.registry import Model, find_model
+from hpc_embed.model import Model
+from hpc_embed.registry import find_model
 from hpc_embed.workers.loop import BATCHES_IN_FLIGHT
 from hpc_embed.workers.verification import LARGEST_DISTANCE, precisions_of
 

@@ -44,8 +44,9 @@ from hpc_embed.engine.encoder import Encoder
 from hpc_embed.engine.gpu_chains import TWINS
 from hpc_embed.engine.weights import random_weights
 from hpc_embed.families import FAMILIES
+from hpc_embed.model import Model
 from hpc_embed.planning.cost import cost_of, flops
-from hpc_embed.registry import Model, find_model
+from hpc_embed.registry import find_model
 
 MODELS = (
     "esm2_t6_8M",

@@ -13,7 +13,7 @@ from hpc_embed.engine.references import REFERENCES, Reference
 from hpc_embed.engine.weights import random_weights
 from hpc_embed.families import FAMILIES
 from hpc_embed.families.family import Shape
-from hpc_embed.registry import Model
+from hpc_embed.model import Model
 
 LENGTHS = Path(__file__).with_name("protein_lengths.txt")
 MOST_TOKENS = 2000

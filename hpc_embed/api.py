@@ -26,10 +26,10 @@ from hpc_embed.commands import local
 from hpc_embed.commands.report import try_report
 from hpc_embed.config import CheckSettings, OutputSettings, RunSettings
 from hpc_embed.errors import UsageError, did_you_mean
+from hpc_embed.model import PER_LETTER
 from hpc_embed.planning.forecast import Forecast, forecast
 from hpc_embed.planning.planner import make_plan
 from hpc_embed.reading.dataset import Dataset, open_dataset
-from hpc_embed.registry import PER_LETTER
 from hpc_embed.results import gather as gathering
 from hpc_embed.results.gather import Gathered
 from hpc_embed.run.layout import RunLayout
@@ -164,8 +164,8 @@ def _records(source: Sequence[str] | Mapping[str, str]) -> Iterator[tuple[str, s
             raise UsageError(f"{name!r} is no id.", remedy="Ids are texts without blanks.")
         if not isinstance(sequence, str):
             raise UsageError(f"the sequence of {name} is a {type(sequence).__name__}.", remedy="Give a str.")
-        if ">" in sequence:
-            raise UsageError(f"the sequence of {name} holds '>'.", remedy="Give FASTA by its path.")
+        if ">" in sequence or sequence.startswith(";"):
+            raise UsageError(f"the sequence of {name} holds '>', or begins with ';'.", remedy="Give FASTA by its path.")
         yield name, "".join(sequence.split())
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 import argcomplete
 from argcomplete.completers import DirectoriesCompleter, FilesCompleter
 
-from hpc_embed.registry import PER_BASE, PER_WINDOW, POOLINGS, models
+from hpc_embed.model import PER_BASE, PER_WINDOW, POOLINGS
+from hpc_embed.registry import models
 
 if TYPE_CHECKING:
     from hpc_embed.arguments import CommandParser

@@ -171,6 +171,8 @@ def test_what_is_asked_wrongly_is_told_in_one_line(
 def test_a_sequence_cannot_pass_for_several_records() -> None:
     with pytest.raises(UsageError, match=r"the sequence of 0 holds '>'"):
         hpc_embed.embed([">MKV\nMAA"])
+    with pytest.raises(UsageError, match="begins with ';'"):
+        hpc_embed.embed([";MKV"])
     assert hpc_embed.embed(["MKV\nMAA"]).ids == ["0"]
 
 

@@ -15,6 +15,7 @@ PACKAGE = Path(hpc_embed.__file__).parent
 LAYERS = (
     (
         "errors",
+        "model",
         "families",
         "registry",
         "config",

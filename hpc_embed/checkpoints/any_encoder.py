@@ -9,7 +9,8 @@ from pathlib import Path
 
 from hpc_embed.errors import EnvironmentFault
 from hpc_embed.families.family import Config, Shape, is_dimension
-from hpc_embed.registry import ANY_ENCODER, Kind, Model
+from hpc_embed.model import Kind, Model
+from hpc_embed.registry import ANY_ENCODER
 
 KEYS = {
     "num_layers": ("num_hidden_layers", "num_layers", "n_layers", "n_layer"),

@@ -7,7 +7,7 @@ import os
 from hpc_embed.cluster.places import visible_gpus
 from hpc_embed.config import WorkSettings
 from hpc_embed.errors import EnvironmentFault, UsageError
-from hpc_embed.registry import Model
+from hpc_embed.model import Model
 
 AUTO = "auto"
 CPU = "cpu"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hpc_embed.commands.printing import print_json, print_line, print_table
 from hpc_embed.config import OutputSettings, VerifySettings
 from hpc_embed.errors import EnvironmentFault, Incomplete, UsageError
-from hpc_embed.registry import Model
+from hpc_embed.model import Model
 from hpc_embed.run.identity import ModelIdentity, pin_model
 from hpc_embed.run.plan import Embedding
 from hpc_embed.workers.registry import make_worker

@@ -25,7 +25,7 @@ from hpc_embed.engine.tokens import ByteTable
 from hpc_embed.engine.ways import ALPHABETS, PLAIN, PROBES, WORD_LENGTHS, WORDS, Way, has_all_words, ways_for
 from hpc_embed.errors import EnvironmentFault
 from hpc_embed.families.family import LARGEST_DIMENSION, Kmers
-from hpc_embed.registry import Kind
+from hpc_embed.model import Kind
 
 NUM_PROOF_LETTERS = 2000
 PRINTABLE = "".join(map(chr, range(33, 127)))

@@ -17,7 +17,7 @@ from hpc_embed.engine.dense import FEWEST_ROWS
 from hpc_embed.engine.pooling import pool
 from hpc_embed.engine.transfers import to_device
 from hpc_embed.families.family import Special
-from hpc_embed.registry import PER_BASE, PER_LETTER, WITH_SPECIAL
+from hpc_embed.model import PER_BASE, PER_LETTER, WITH_SPECIAL
 from hpc_embed.run.outputs import Outputs, outputs_of
 
 

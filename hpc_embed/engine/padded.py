@@ -1,4 +1,4 @@
-"""Windows in padded batches, for models that packed rows do not suit; and the tokenisers of all models here."""
+"""Windows in padded batches, for models that packed rows do not suit."""
 
 # B = windows, N = tokens of the longest one, T = tokens of all, D = hidden
 

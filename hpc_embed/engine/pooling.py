@@ -18,7 +18,7 @@ from torch import Tensor
 from hpc_embed.engine.batches import NO_SPECIAL, Letters, PackedBatch
 from hpc_embed.engine.transfers import to_device
 from hpc_embed.families.family import Special
-from hpc_embed.registry import PER_BASE, PER_TOKEN
+from hpc_embed.model import PER_BASE, PER_TOKEN
 
 Reduction = Literal["sum", "max"]
 

@@ -7,7 +7,7 @@ from itertools import product
 from typing import NamedTuple
 
 from hpc_embed.engine.kmers import BASES
-from hpc_embed.registry import AMINO_ACIDS, DNA_LETTERS, Kind
+from hpc_embed.model import AMINO_ACIDS, DNA_LETTERS, Kind
 
 ALPHABETS: dict[Kind, str] = {"protein": AMINO_ACIDS, "dna": DNA_LETTERS}
 WORDS: dict[Kind, str] = {"protein": "residues", "dna": "bases"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_embed.registry import Model
+from hpc_embed.model import Model
 from hpc_embed.run.plan import Cost
 
 Ints = NDArray[np.int64]

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpc_embed.config import PlanSettings
+from hpc_embed.model import Model
 from hpc_embed.planning.cost import flops, millitokens, tokens_of_lengths
 from hpc_embed.planning.dealing import Dealing
 from hpc_embed.planning.forecast import seconds_on
@@ -25,7 +26,6 @@ from hpc_embed.planning.records import WrittenRecords, write_records
 from hpc_embed.planning.routing import ROUTED, Routing, Sorted
 from hpc_embed.planning.scan import Scanned
 from hpc_embed.progress import counting
-from hpc_embed.registry import Model
 from hpc_embed.run.files import make_folders, remove
 from hpc_embed.run.layout import RunLayout, shard_folders
 from hpc_embed.run.plan import Cost

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from hpc_embed.model import PER_BASE, PER_TOKEN
 from hpc_embed.planning.simulation import Site, simulate
-from hpc_embed.registry import PER_BASE, PER_TOKEN
 from hpc_embed.run.plan import Cost, Embedding, Plan, Totals
 from hpc_embed.units import format_bytes, format_seconds
 

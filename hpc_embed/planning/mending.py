@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 from hpc_embed.config import PlanSettings
 from hpc_embed.errors import RunConflict
+from hpc_embed.model import Model
 from hpc_embed.planning.distribution import Resources, distribute
 from hpc_embed.planning.lookahead import in_turn
 from hpc_embed.planning.scan import Scanned
 from hpc_embed.progress import note
-from hpc_embed.registry import Model
 from hpc_embed.run import files
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.plan import Plan

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hpc_embed.config import PlanSettings
 from hpc_embed.errors import UsageError
 from hpc_embed.families import FAMILIES
-from hpc_embed.registry import ANY_ENCODER, PER_LETTER, PER_WINDOW, WITH_SPECIAL, Model
+from hpc_embed.model import PER_LETTER, PER_WINDOW, WITH_SPECIAL, Model
+from hpc_embed.registry import ANY_ENCODER
 
 
 def poolings_of(settings: PlanSettings, model: Model) -> list[str]:

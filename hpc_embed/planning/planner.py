@@ -12,6 +12,7 @@ from hpc_embed.checkpoints.licences import is_non_commercial
 from hpc_embed.config import PlanSettings
 from hpc_embed.errors import BadInput, RunConflict, UsageError
 from hpc_embed.memory import keep_freed_memory
+from hpc_embed.model import Model
 from hpc_embed.planning.cost import cost_of
 from hpc_embed.planning.distribution import Distributed, Resources, distribute
 from hpc_embed.planning.mending import find_lost, mend
@@ -21,7 +22,6 @@ from hpc_embed.planning.scan import OpenedInput, Scanned, open_inputs, refuse_wr
 from hpc_embed.planning.scratch import scratch_folder, scratch_key
 from hpc_embed.planning.verdicts import STATUSES, Judge
 from hpc_embed.progress import counting, note
-from hpc_embed.registry import Model
 from hpc_embed.run import files
 from hpc_embed.run.files import make_folders
 from hpc_embed.run.identity import ModelIdentity, pin_model

@@ -19,10 +19,10 @@ from typing import NamedTuple
 import numpy as np
 
 from hpc_embed.errors import BadInput
+from hpc_embed.model import Kind, Model
 from hpc_embed.planning.parts import PartFacts, PartWriter, part_name, read_facts, read_leaves
 from hpc_embed.planning.verdicts import Judge
 from hpc_embed.progress import Counting
-from hpc_embed.registry import Kind, Model
 from hpc_embed.run.plan import InputFile
 from hpc_embed.sequences import sources
 from hpc_embed.sequences.blocks import Block, parse_block

@@ -13,7 +13,7 @@ from pathlib import Path
 from hpc_embed import __version__
 from hpc_embed.config import PlanSettings
 from hpc_embed.errors import RunConflict, UsageError
-from hpc_embed.registry import Model
+from hpc_embed.model import Model
 from hpc_embed.run.faults import naming_full_disk
 from hpc_embed.run.files import make_folders, remove_tree
 from hpc_embed.run.leftovers import remove_leftovers

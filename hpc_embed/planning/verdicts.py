@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from hpc_embed.config import PlanSettings
+from hpc_embed.model import Model
 from hpc_embed.planning.preparation import preparation
-from hpc_embed.registry import Model
 from hpc_embed.run.intake import Intake
 from hpc_embed.sequences import kernel
 from hpc_embed.sequences.blocks import Block

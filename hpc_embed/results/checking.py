@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hpc_embed.errors import RunConflict
-from hpc_embed.registry import PER_WINDOW
+from hpc_embed.model import PER_WINDOW
 from hpc_embed.run import files
 from hpc_embed.run.faults import is_passing, patiently, reason
 from hpc_embed.run.files import read_bytes, sha256_of_file

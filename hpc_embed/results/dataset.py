@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from hpc_embed.errors import BadInput, RunConflict
-from hpc_embed.registry import WITH_SPECIAL
+from hpc_embed.model import WITH_SPECIAL
 from hpc_embed.results.narrowing import DoesNotHold, narrowed
 from hpc_embed.results.windows import WindowVectors
 from hpc_embed.run.layout import RunLayout

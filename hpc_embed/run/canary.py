@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_embed.registry import Kind
+from hpc_embed.model import Kind
 
 SEQUENCES: dict[Kind, bytes] = {
     "protein": b"MQIFVKTLTGKTITLEVEPSDTIENVKAKIQDKEGIPPDQQRLIFAGKQLEDGRTLSDYNIQKESTLHLVLRLRGG",

@@ -22,17 +22,9 @@ from hpc_embed.checkpoints.hub import hub_folder
 from hpc_embed.checkpoints.licences import licence_of_card
 from hpc_embed.errors import EnvironmentFault, UsageError
 from hpc_embed.families.family import Family, Pieces, Shape
+from hpc_embed.model import Kind, Model
 from hpc_embed.progress import note
-from hpc_embed.registry import (
-    ANY_ENCODER,
-    ANY_PREFIX,
-    COMPOSITION,
-    Kind,
-    Model,
-    composition_model,
-    find_model,
-    models,
-)
+from hpc_embed.registry import ANY_ENCODER, ANY_PREFIX, COMPOSITION, composition_model, find_model, models
 from hpc_embed.run.files import copy_file, sha256_of_file, whole_folder
 from hpc_embed.run.proofs import proofs_of
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from hpc_embed.registry import PER_LETTER, PER_WINDOW, WITH_SPECIAL
+from hpc_embed.model import PER_LETTER, PER_WINDOW, WITH_SPECIAL
 
 
 class Output(NamedTuple):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hpc_embed.errors import RunConflict
-from hpc_embed.registry import Kind
+from hpc_embed.model import Kind
 from hpc_embed.run.faults import patiently, reason
 from hpc_embed.run.files import read_bytes, write_json
 from hpc_embed.run.identity import ModelIdentity

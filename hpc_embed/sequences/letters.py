@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-from hpc_embed.registry import Kind
+from hpc_embed.model import Kind
 
 CasePolicy = Literal["upper", "keep"]
 

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpc_embed.errors import EnvironmentFault
+from hpc_embed.model import KINDS, Kind
 from hpc_embed.progress import Events, WorkerReady
-from hpc_embed.registry import KINDS, Kind, find_model
+from hpc_embed.registry import find_model
 from hpc_embed.run.canary import SEQUENCES, encode
 from hpc_embed.run.files import make_folder
 from hpc_embed.run.identity import ModelIdentity

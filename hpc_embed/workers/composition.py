@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from hpc_embed import __version__
 from hpc_embed.errors import EnvironmentFault
-from hpc_embed.registry import AMINO_ACIDS, DNA_LETTERS, find_model
+from hpc_embed.model import AMINO_ACIDS, DNA_LETTERS
+from hpc_embed.registry import find_model
 from hpc_embed.run.plan import VECTOR_VERSION
 from hpc_embed.workers.base import BaseEmbeddingWorker, EmbeddedBatch, LoadedModel, Tokens
 

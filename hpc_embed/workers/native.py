@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hpc_embed.checkpoints.any_encoder import native_model
 from hpc_embed.checkpoints.config import read_config
 from hpc_embed.errors import EnvironmentFault
-from hpc_embed.registry import POOLINGS, WITH_SPECIAL
+from hpc_embed.model import POOLINGS, WITH_SPECIAL
 from hpc_embed.run.outputs import Outputs
 from hpc_embed.workers.base import EmbeddedBatch, LoadedModel, Tokens
 from hpc_embed.workers.loaded import CheckpointWorker, LoadedOnDevice

@@ -25,7 +25,7 @@ from hpc_embed.engine.pooling import pool
 from hpc_embed.engine.ways import PLAIN, SPACED
 from hpc_embed.errors import EnvironmentFault, UsageError, in_one_line
 from hpc_embed.families.family import Family, Pieces, Special
-from hpc_embed.registry import AMINO_ACIDS, Kind
+from hpc_embed.model import AMINO_ACIDS, Kind
 from hpc_embed.run.outputs import outputs_of
 from hpc_embed.workers.base import Tokens
 from hpc_embed.workers.native import PROBES, NativeWorker

@@ -15,7 +15,8 @@ from hpc_embed.engine.tokens import make_tokeniser
 from hpc_embed.errors import EnvironmentFault
 from hpc_embed.families import FAMILIES
 from hpc_embed.families.t5 import t5_shape
-from hpc_embed.registry import AMINO_ACIDS, Kind, find_model
+from hpc_embed.model import AMINO_ACIDS, Kind
+from hpc_embed.registry import find_model
 
 ESM = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
 PROT_BERT = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"LAGVESIKRDTPNQFYMHCWXUBZO"]

@@ -12,8 +12,8 @@ from hpc_embed.engine import pooling
 from hpc_embed.engine.batches import make_batch
 from hpc_embed.engine.pooling import POOLINGS, Reduction, pool
 from hpc_embed.families.family import Special
-from hpc_embed.registry import PER_TOKEN
-from hpc_embed.registry import POOLINGS as NAMES
+from hpc_embed.model import PER_TOKEN
+from hpc_embed.model import POOLINGS as NAMES
 from tests.engine.references import CPU, random_tokens
 
 LENGTHS = [3, 10, 3, 500, 4]

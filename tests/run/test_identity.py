@@ -18,7 +18,8 @@ from hpc_embed.errors import EnvironmentFault, UsageError
 from hpc_embed.families import FAMILIES
 from hpc_embed.families.esm2 import ESM2, VOCABULARY
 from hpc_embed.families.t5 import ANKH, T5
-from hpc_embed.registry import Kind, find_model
+from hpc_embed.model import Kind
+from hpc_embed.registry import find_model
 from hpc_embed.run import files
 from hpc_embed.run import identity as identity_module
 from hpc_embed.run.identity import (

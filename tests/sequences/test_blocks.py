@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from hpc_embed.errors import BadInput
-from hpc_embed.registry import ESM2_LETTERS
+from hpc_embed.model import ESM2_LETTERS
 from hpc_embed.sequences import compression, kernel, sources
 from hpc_embed.sequences.blocks import parse_block
 from hpc_embed.sequences.fasta import FastaRecord, parse_records, read_fasta

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from hpc_embed.registry import DNA_LETTERS, ESM2_LETTERS, Kind
+from hpc_embed.model import DNA_LETTERS, ESM2_LETTERS, Kind
 from hpc_embed.sequences.letters import ResiduePolicy, judge_kind
 from hpc_embed.sequences.windows import num_windows, split_windows
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hpc_embed.registry import AMINO_ACIDS
+from hpc_embed.model import AMINO_ACIDS
 from tests.workers.test_contract import worker_of
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from hpc_embed.errors import EnvironmentFault, Interrupted
+from hpc_embed.model import Model
 from hpc_embed.progress import Event, ShardFailed, ShardFinished, WorkerReady
-from hpc_embed.registry import ANY_ENCODER, Model, models
+from hpc_embed.registry import ANY_ENCODER, models
 from hpc_embed.run.identity import pin_model
 from hpc_embed.run.markers import read_marker
 from hpc_embed.run.plan import Embedding

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpc_embed.registry import PER_TOKEN, Model
+from hpc_embed.model import PER_TOKEN, Model
 from hpc_embed.run.identity import pin_model
 from hpc_embed.run.plan import Embedding
 from hpc_embed.run.shards import write_shard

@@ -18,7 +18,7 @@ from hpc_embed.engine.biases import Bias
 from hpc_embed.engine.weights import random_weights
 from hpc_embed.families import FAMILIES
 from hpc_embed.families.esm2 import VOCABULARY, esm2_shape
-from hpc_embed.registry import AMINO_ACIDS
+from hpc_embed.model import AMINO_ACIDS
 from hpc_embed.workers.verification import CODONS, probe_sequences
 from tests.checkpoints.faces import ESM2_CONFIG, write_vocabulary
 from tests.conftest import Run
