@@ -389,7 +389,9 @@ def test_sbatchs_own_reason_is_told_with_what_was_accepted(
     finally:
         cluster.ask("scancel", f"--user={ANNA}")
         wait_for(lambda: not cluster.queue(), 30)
-        cluster.ask(*accounts, "delete", "user", ANNA)
+        # the accounting may still take jobs for active that have just ended
+        delete = (*accounts, "delete", "user", ANNA)
+        wait_for(lambda: not subprocess.run(delete, env={**os.environ, **cluster.env}, check=False).returncode, 30)
         cluster.ask(*accounts, "delete", "account", "lab")
 
 
