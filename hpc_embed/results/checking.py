@@ -29,8 +29,8 @@ class Checked(NamedTuple):
     versions: list[str]
 
 
-def check(layout: RunLayout) -> Checked:
-    """Read every part whole and compare.
+def check(layout: RunLayout, *, and_plan: bool = True) -> Checked:
+    """Read every part whole and compare; and whether it is of the plan that lies beside.
 
     Raises RunConflict, naming the parts, for a dataset that is damaged, incomplete or another plan's, and
     EnvironmentFault where it cannot be read for now.
@@ -52,7 +52,7 @@ def check(layout: RunLayout) -> Checked:
         problems |= _problems_of_outputs(layout, facts)
     if sum(part["rows"] for part in parts.values()) != facts["num_records"]:
         problems["dataset.json"] = "its parts do not add up to its records"
-    if layout.plan.exists() and read_plan(layout.plan).fingerprint != facts["fingerprint"]:
+    if and_plan and layout.plan.exists() and read_plan(layout.plan).fingerprint != facts["fingerprint"]:
         problems["plan.json"] = "is another plan than that of the dataset"
     if problems:
         raise RunConflict(
