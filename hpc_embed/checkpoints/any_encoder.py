@@ -13,11 +13,12 @@ from hpc_embed.model import Kind, Model
 from hpc_embed.registry import ANY_ENCODER
 
 KEYS = {
-    "num_layers": ("num_hidden_layers", "num_layers", "n_layers", "n_layer"),
-    "hidden": ("hidden_size", "d_model", "dim", "n_embd"),
+    "num_layers": ("num_hidden_layers", "encoder_layers", "num_layers", "n_layers", "n_layer"),
+    "hidden": ("hidden_size", "d_model", "dim", "n_embd", "emb_dim"),
     "num_heads": ("num_attention_heads", "num_heads", "n_heads", "n_head"),
     "intermediate": ("intermediate_size", "d_ff", "hidden_dim", "n_inner"),
     "vocabulary": ("vocab_size",),
+    "width": ("word_embed_proj_dim",),
     "num_positions": ("max_position_embeddings", "n_positions"),
 }
 """What the native models call each dimension."""
@@ -75,7 +76,7 @@ def native_model(
         name=name,
         kind=kind or ("dna" if letters and NUCLEOTIDES.issuperset(letters) else ANY_ENCODER.kind),
         known_letters=letters or ANY_ENCODER.known_letters,
-        dimension=hidden,
+        dimension=_dimension(config, "width") or hidden,
         shape=shape,
         max_residues=_limit(config),
         licence=licence,

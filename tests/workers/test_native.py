@@ -22,7 +22,8 @@ from hpc_embed.workers.base import EmbeddedBatch, LoadedModel
 from hpc_embed.workers.native import check_poolings
 from hpc_embed.workers.registry import make_worker
 from tests.conftest import Run
-from tests.workers.checkpoints import native, spaced
+from tests.engine.tiny_models import save
+from tests.workers.checkpoints import _with_tokeniser, native, spaced
 
 PROTEINS = [b"MKTAYIAKQRQISFVKSHFSRQ", b"M", b"GGAVLIMFWP" * 9, b"MJXK", b"MKTAYIAKQRQISFVKSHFSR", b"GGA" * 40]
 KINDS = ["bert", "roberta", "modernbert", "t5", "llama", "esm"]
@@ -219,12 +220,19 @@ def test_a_model_of_few_positions_starts_and_its_token_budget_is_measured(tmp_pa
     assert loaded.start(loaded.tokenise([b"MKV"]))().vectors_BD.shape == (1, 32)
 
 
-def test_a_config_that_tells_other_dimensions_than_the_model_has_is_refused(tmp_path: Path) -> None:
-    from tests.engine.tiny_models import save
-    from tests.workers.checkpoints import _with_tokeniser
-
+def test_a_vector_is_as_wide_as_the_projection_behind_the_last_layer(tmp_path: Path) -> None:
     folder = _with_tokeniser(save("opt, projected", tmp_path / "opt"))
-    with pytest.raises(EnvironmentFault, match="it tells of 32 numbers a vector, the model has 16"):
+    assert pin_model(str(folder), None, None)[0].dimension == 16
+    loaded = loaded_from(folder)
+    assert loaded.start(loaded.tokenise([b"MKV"]))().vectors_BD.shape == (1, 16)
+
+
+def test_a_config_that_tells_other_dimensions_than_the_model_has_is_refused(tmp_path: Path) -> None:
+    folder = _with_tokeniser(save("opt, projected", tmp_path / "opt"))
+    path = folder / "config.json"
+    said = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in said.items() if name != "num_hidden_layers"}))
+    with pytest.raises(EnvironmentFault, match="no num_hidden_layers"):
         loaded_from(folder)
 
 
