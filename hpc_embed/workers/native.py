@@ -66,6 +66,10 @@ class _LoadedNative(LoadedOnDevice):
         self.notes, self.longest_window = (*tokeniser.notes, *self._encoder.notes), self._encoder.longest
         versions = {"transformers": transformers.__version__, "attention": self._encoder.attention_name}
         super().__init__(device, precision, self._encoder.hidden * self._outputs.width, versions)
+        self.proof = (
+            f"transformers {transformers.__version__} itself, attention by {self._encoder.attention_name}; tried on "
+            "this start beside one window at a time"
+        )
 
     def start(self, batch: Sequence[Tokens]) -> Callable[[], EmbeddedBatch]:
         """Queue the batch on the device, and the copy of its vectors behind it."""

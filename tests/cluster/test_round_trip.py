@@ -30,6 +30,7 @@ WORK = WorkSettings(
     weights_copy="/scratch/a b's $TMPDIR",
     retry_failed=True,
     force_precision=True,
+    proof=False,
 )
 GATHER = GatherSettings(
     dtype="float16",

@@ -25,7 +25,7 @@ from hpc_embed.planning.planner import make_plan
 from hpc_embed.planning.scratch import scratch_folder
 from hpc_embed.planning.verdicts import Judge, Judged
 from hpc_embed.registry import find_model
-from hpc_embed.run import files
+from hpc_embed.run import leftovers
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.plan import PLAN_FORMAT, Plan, read_plan
 from hpc_embed.run.shards import read_shard
@@ -358,7 +358,7 @@ def test_a_plan_that_was_killed_while_it_tidied_up_is_made_by_the_next(
         patched.setattr(scratch, "remove_tree", remove_some)
         plan(fasta, tmp_path / "run")
     assert list((tmp_path / "run").glob(".*planning*/*.json"))
-    monkeypatch.setattr(files, "is_writer_alive", lambda name: False)
+    monkeypatch.setattr(leftovers, "is_writer_alive", lambda name: False)
     plan(fasta, tmp_path / "run")
     assert contents(tmp_path / "run") == contents(tmp_path / "whole")
     assert not list((tmp_path / "run").glob(".*planning*"))

@@ -65,6 +65,7 @@ def write_dataset(folder: Path, *, is_per_token: bool = False, scale: float = 1.
             pa.array([10] * len(chosen)),
             pa.array(num_rows_N),
             pa.array([1] * len(chosen), pa.int32()),
+            pa.array([0] * len(chosen)),
             pa.array([MISSING.get(at, "embedded") for at in range(start, stop)]),
             pa.array([""] * len(chosen)),
         ]

@@ -179,11 +179,11 @@ def test_without_bokeh_gather_says_so_and_goes_on(run: Run, tmp_path: Path) -> N
     assert missing.stderr == "hpc-embed: bokeh is not installed. pip install 'bokeh>=3.4'\n"
 
 
-def test_a_report_that_cannot_be_made_is_a_note_and_no_failure(done: RunLayout, run: Run) -> None:
+def test_a_folder_in_the_place_of_the_report_goes_aside(done: RunLayout, run: Run) -> None:
     done.report.unlink()
     done.report.mkdir()
     gathered = run("gather")
-    assert "no report (IsADirectoryError: " in gathered.stderr
+    assert done.report.is_file()
     assert "9 records" in gathered.stdout
 
 
@@ -196,7 +196,7 @@ def test_a_plan_of_another_dataset_is_not_gathered(done: RunLayout) -> None:
 def test_a_damaged_dataset_is_a_conflict_that_names_the_file(done: RunLayout, run: Run) -> None:
     part = done.dataset / "part-00000.parquet"
     part.write_bytes(part.read_bytes()[:-8] + b"nonsense")
-    assert "part-00000.parquet: damaged" in run("report", code=4).stderr
+    assert "part-00000.parquet is not what was gathered. Gather again." in run("report", code=4).stderr
     done.dataset_facts.write_text("[]")
     assert "dataset.json: damaged. Gather again." in run("report", code=4).stderr
 

@@ -185,6 +185,7 @@ def test_a_dataset_says_what_it_was_made_of(
         "fingerprint": plan.fingerprint,
         "embedding": asdict(plan.embedding),
         "devices": sorted({markers[0].facts.device, "cpu (another)"}),
+        "proofs": [],
         "versions": sorted({*(f"{name} {each}" for name, each in markers[0].facts.versions.items()), "numpy 9"}),
         "gathered_by": f"hpc_embed {__version__}",
         "outputs_digest": hashlib.sha256(digests.encode()).hexdigest(),

@@ -134,6 +134,7 @@ def test_hf_runs_the_whole_way_and_says_that_it_is_the_slow_one(run: Run, globin
     facts = json.loads((tmp_path / "embed-run/dataset.json").read_text())
     assert (facts["model"], facts["dimension"], facts["licence"]) == ("bert", 32, "cc-by-nc-4.0")
     assert facts["statuses"] == {"embedded": 45}
+    assert [told.partition(";")[2] for told in facts["proofs"]] == [" tried on this start beside one window at a time"]
 
 
 def test_letters_that_its_vocabulary_does_not_have_are_counted_and_heeded(run: Run, tmp_path: Path) -> None:
