@@ -176,7 +176,7 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(run: Run, globins: Path
 def test_a_shard_that_always_fails_is_named_and_the_others_finish(run: Run, globins: Path, tmp_path: Path) -> None:
     run("plan", globins, "--num-shards", 3)
     (tmp_path / "embed-run/shards/shard-00001.parquet").write_bytes(b"not Parquet")
-    error = run("local", globins, "--num-shards", 3, code=6).stderr
+    error = run("run-task", code=6).stderr
     assert "1 shards failed: shard-00001" in error
     assert "1 failed" in run("status").stdout
     assert "shard-00001 (failed 1 times" in run("gather", code=6).stderr

@@ -24,7 +24,7 @@ from hpc_embed.engine.own_tokenizer import OwnTokenizer
 from hpc_embed.engine.pooling import pool
 from hpc_embed.engine.ways import PLAIN, SPACED
 from hpc_embed.errors import EnvironmentFault, UsageError, in_one_line
-from hpc_embed.families.family import Family, Pieces, Special
+from hpc_embed.families.family import BytePairs, Family, Pieces, Special
 from hpc_embed.model import AMINO_ACIDS, Kind
 from hpc_embed.run.outputs import outputs_of
 from hpc_embed.workers.base import Tokens
@@ -173,6 +173,9 @@ def _by_own_tokenizer(family: Family, folder: Path, sequences: Sequence[bytes]) 
 
         yield EsmcTokenizer()(texts)["input_ids"]
         return
+    if isinstance(family.tokens, BytePairs):
+        yield _by_the_file(folder / "tokenizer.json", family.tokens, texts)
+        return
     own, prefix = OwnTokenizer(folder), ""
     if isinstance(family.tokens, Pieces):
         prefix = f"{family.tokens.front} " if family.tokens.front in own.ids else ""
@@ -180,6 +183,21 @@ def _by_own_tokenizer(family: Family, folder: Path, sequences: Sequence[bytes]) 
         texts = [text.translate(str.maketrans(rewritten)) for text in texts]
     for write in (PLAIN, SPACED) if isinstance(family.tokens, Pieces) else (PLAIN,):
         yield [row.ids_N.tolist() for row in own([prefix + write(text) for text in texts])]
+
+
+def _by_the_file(path: Path, names: BytePairs, texts: list[str]) -> list[list[int]]:
+    """A tokenizer.json by itself: of DNABERT's model_type transformers would make a tokenizer of another kind. One that
+    does not say what stands around a sequence gets what the authors' code puts there."""
+    from tokenizers import Tokenizer
+
+    own = Tokenizer.from_file(str(path))
+    own.no_padding()
+    own.no_truncation()
+    rows: list[list[int]] = [encoding.ids for encoding in own.encode_batch(texts)]
+    if own.post_processor is not None:
+        return rows
+    front, back = own.token_to_id(names.front), own.token_to_id(names.back)
+    return [[front, *row, back] for row in rows]
 
 
 def _first(tokens: Sequence[int]) -> str:

@@ -551,7 +551,7 @@ def test_a_worker_is_told_all_of_its_assignment(target: Target, tmp_path: Path) 
     values, named, shards, is_stopped = Player.told
     assert values == ("cpu", 512, tmp_path / "outputs")
     del named["should_stop"], named["events"]
-    assert named == {"fingerprint": "f", "work_dir": tmp_path / "work", "piece_seconds": 15.0}
+    assert named == {"fingerprint": "f", "work_dir": tmp_path / "work", "piece_seconds": 15.0, "digests": None}
     assert shards == [tmp_path / "a.parquet", tmp_path / "b.parquet"]
     assert not is_stopped
 

@@ -20,6 +20,7 @@ from hpc_embed.results.dataset import Arrangement, dataset_schema
 from hpc_embed.results.index import publish_index
 from hpc_embed.results.parts import PartsWriter, Room
 from hpc_embed.results.windows import WindowVectors
+from hpc_embed.run.files import sha256_of_file
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.outputs import outputs_of
 
@@ -69,6 +70,14 @@ def write_dataset(folder: Path, form: str = "pooled", num_rows: int = NUM_ROWS, 
     facts = {"parts": {name: part._asdict() for name, part in written.parts.items()}}
     layout.dataset_facts.write_text(json.dumps({**facts, "index": publish_index(layout)._asdict()}))
     return layout
+
+
+def tell_new_digests(layout: RunLayout) -> None:
+    """dataset.json of a dataset whose parts somebody else has written anew."""
+    facts = json.loads(layout.dataset_facts.read_text())
+    for name, part in facts["parts"].items():
+        part |= {"sha256": sha256_of_file(layout.dataset / name), "num_bytes": (layout.dataset / name).stat().st_size}
+    layout.dataset_facts.write_text(json.dumps(facts))
 
 
 @dataclass

@@ -30,7 +30,7 @@ from hpc_embed.run import faults
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.vectors import Damaged
 from hpc_embed.sequences import kernel
-from tests.reading.datasets import DIMENSION, FORMS, ODD_IDS, as_pandas, write_dataset
+from tests.reading.datasets import DIMENSION, FORMS, ODD_IDS, as_pandas, tell_new_digests, write_dataset
 from tests.test_outputs import dataset as gathered
 
 FACTS = ("ordinal", "id", "length", "num_tokens", "num_windows", "status", "reason")
@@ -268,6 +268,7 @@ def test_the_parts_of_another_writer_are_decoded(tmp_path: Path, monkeypatch: py
         layout = write_dataset(tmp_path / str(number))
         for path in layout.dataset.iterdir():
             pq.write_table(pq.read_table(path), path, row_group_size=70, **way)
+        tell_new_digests(layout)
         layout.dataset_index.unlink()
         with pytest.warns(UserWarning, match="no index"):
             dataset = hpc_embed.open_dataset(layout.root)
@@ -287,6 +288,7 @@ def test_numbers_that_are_all_equal_prove_no_place(tmp_path: Path) -> None:
         tokens = pa.array(np.ones(len(table), np.int64))
         table = table.set_column(table.schema.names.index("num_tokens"), "num_tokens", tokens)
         pq.write_table(table, path, use_dictionary=False, compression="none", data_page_size=64, write_batch_size=8)
+    tell_new_digests(layout)
     layout.dataset_index.unlink()
     with pytest.warns(UserWarning, match="no index"):
         dataset = hpc_embed.open_dataset(layout.root)

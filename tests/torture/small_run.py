@@ -15,7 +15,7 @@ from hpc_embed.results import threads
 from hpc_embed.results.gather import gather
 from hpc_embed.run import faults, files
 from hpc_embed.run.canary import SEQUENCES as CANARIES
-from hpc_embed.run.layout import RunLayout
+from hpc_embed.run.layout import RunLayout, shard_name
 from hpc_embed.run.leftovers import remove_leftovers
 from hpc_embed.run.plan import Plan
 from hpc_embed.workers import base, composition
@@ -62,7 +62,7 @@ class SmallRun:
         worker = make_worker(plan.model, plan.embedding)
         outcome = worker.process_files_worker(
             shards, "cpu", 1, self.layout.outputs, fingerprint=plan.fingerprint, work_dir=self.layout.work,
-            piece_seconds=0.0,
+            piece_seconds=0.0, digests={shard_name(at): shard.sha256 for at, shard in enumerate(plan.shards)},
         )  # fmt: skip
         assert not outcome.failed, outcome.failed
 
