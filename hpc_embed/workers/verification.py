@@ -196,8 +196,8 @@ def _by_the_file(path: Path, names: BytePairs, texts: list[str]) -> list[list[in
     rows: list[list[int]] = [encoding.ids for encoding in own.encode_batch(texts)]
     if own.post_processor is not None:
         return rows
-    front, back = own.token_to_id(names.front), own.token_to_id(names.back)
-    return [[front, *row, back] for row in rows]
+    ids: dict[str, int] = own.get_vocab()
+    return [[ids[names.front], *row, ids[names.back]] for row in rows]
 
 
 def _first(tokens: Sequence[int]) -> str:
