@@ -57,9 +57,7 @@ def esmc_reference(
     shape: Shape, tensors: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype = FP32
 ) -> Reference:
     """transformers' EsmcModel."""
-    from transformers import EsmcConfig, EsmcModel
-
-    config = EsmcConfig(
+    config = theirs("EsmcConfig")(
         vocab_size=shape.vocabulary,
         hidden_size=shape.hidden,
         intermediate_size=shape.intermediate,
@@ -68,7 +66,7 @@ def esmc_reference(
         layer_norm_eps=shape.eps,
     )
     with device:
-        model = EsmcModel(config)
+        model = theirs("EsmcModel")(config)
     return _running(model, tensors, device, dtype, "esmc.")
 
 
@@ -108,6 +106,19 @@ def _tied(tensors: Mapping[str, Tensor], source: str = "") -> dict[str, Tensor]:
             f"{source}: {' and '.join(TIED)} differ, so nobody can tell which counts.", remedy="Take one of them out."
         )
     return {**tensors, **dict.fromkeys(TIED, next(iter(found.values())))}
+
+
+def theirs(name: str) -> Any:
+    """A class of transformers; EnvironmentFault where the installed version does not have it yet."""
+    import transformers
+
+    try:
+        return getattr(transformers, name)
+    except AttributeError as error:
+        raise EnvironmentFault(
+            f"transformers {transformers.__version__} has no {name}, beside which this checkpoint proves itself.",
+            remedy="pip install --upgrade transformers; or go on with --no-proof, and the dataset says so.",
+        ) from error
 
 
 def _esm_config(shape: Shape, *, token_dropout: bool) -> Any:
@@ -151,11 +162,9 @@ def published_reference(
 
     Raises EnvironmentFault for a tensor that it wants and does not find.
     """
-    import transformers
-
     if family not in MODEL_CLASSES or (family == "esmc" and "layers.0.self_attn.q_proj.weight" not in tensors):
         return None
-    config_class, model_class = (getattr(transformers, name) for name in MODEL_CLASSES[family])
+    config_class, model_class = map(theirs, MODEL_CLASSES[family])
     options = {"add_pooling_layer": False} if family == "esm2" else {}
     config = config_class.from_pretrained(folder, local_files_only=True)
     with device:

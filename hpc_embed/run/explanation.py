@@ -38,7 +38,8 @@ def explain(name: str) -> dict[str, str]:
         "files": _few([path.name for path in face.weights if not path.name.endswith(INDEX)]),
         "numbers": ", ".join(f"{count} tensors in {kind}" for kind, count in numbers.items()),
     }
-    return facts | _fields(face, taken) | {"proven": identity.proof or "not yet, here; the first start does it"}
+    unproven = "not yet, here; the first start does it" if taken.family else "each start tries it anew"
+    return facts | _fields(face, taken) | {"proven": identity.proof or unproven}
 
 
 def _fields(face: Face, taken: Taken) -> dict[str, str]:

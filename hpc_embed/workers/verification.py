@@ -22,6 +22,7 @@ from hpc_embed.engine.embedding import embed_outputs
 from hpc_embed.engine.encoder import Encoder
 from hpc_embed.engine.own_tokenizer import OwnTokenizer
 from hpc_embed.engine.pooling import pool
+from hpc_embed.engine.references import theirs
 from hpc_embed.engine.ways import PLAIN, SPACED
 from hpc_embed.errors import EnvironmentFault, UsageError, in_one_line
 from hpc_embed.families.family import BytePairs, Family, Pieces, Special
@@ -169,9 +170,7 @@ def _by_own_tokenizer(family: Family, folder: Path, sequences: Sequence[bytes]) 
     """Tokens of all sequences, for each way in which a family's authors write them down."""
     texts = [sequence.decode("ascii") for sequence in sequences]
     if not has_tokenizer(folder):  # ESM C's authors have it in their code, and so has transformers
-        from transformers import EsmcTokenizer
-
-        yield EsmcTokenizer()(texts)["input_ids"]
+        yield theirs("EsmcTokenizer")()(texts)["input_ids"]
         return
     if isinstance(family.tokens, BytePairs):
         yield _by_the_file(folder / "tokenizer.json", family.tokens, texts)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from hpc_embed.engine import references
 from hpc_embed.engine.checkpoints import in_other_form
 from hpc_embed.engine.weights import random_weights
 from hpc_embed.errors import EnvironmentFault
@@ -196,6 +197,12 @@ def test_the_authors_forms_of_esmc_are_proven_and_equal_transformers_own(form: i
         assert "tokens equal" in loaded.proof
         vectors.append(loaded.start(loaded.tokenise([b"MKTAYIAKQRQISFVKSHFSRQ"]))().vectors_BD)
     assert np.array_equal(vectors[0], vectors[1])
+
+
+def test_a_transformers_without_the_reference_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(references.MODEL_CLASSES, "esmc", ("EsmcConfig", "EsmdModel"))
+    with pytest.raises(EnvironmentFault, match=r"transformers \S+ has no EsmdModel, .*--no-proof"):
+        load(esmc(tmp_path / "model", 0))
 
 
 def test_a_legacy_pickle_is_read(tmp_path: Path) -> None:
