@@ -4,14 +4,16 @@ that the reference is given, and the same weights compute them in float32, each 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
+from hpc_embed.checkpoints.files import DAMAGED
 from hpc_embed.checkpoints.vocabulary import has_tokenizer
 from hpc_embed.engine import fp8
 from hpc_embed.engine.any_encoder import AnyEncoder
@@ -172,31 +174,35 @@ def _by_own_tokenizer(family: Family, folder: Path, sequences: Sequence[bytes]) 
     if not has_tokenizer(folder):  # ESM C's authors have it in their code, and so has transformers
         yield theirs("EsmcTokenizer")()(texts)["input_ids"]
         return
-    if isinstance(family.tokens, BytePairs):
-        yield _by_the_file(folder / "tokenizer.json", family.tokens, texts)
+    make, names = _own_tokenizer(family, folder)
+    if not isinstance(family.tokens, Pieces):
+        yield make(texts)
         return
-    own, prefix = OwnTokenizer(folder), ""
-    if isinstance(family.tokens, Pieces):
-        prefix = f"{family.tokens.front} " if family.tokens.front in own.ids else ""
-        rewritten: dict[str, str | int | None] = {**family.tokens.rewritten}
-        texts = [text.translate(str.maketrans(rewritten)) for text in texts]
-    for write in (PLAIN, SPACED) if isinstance(family.tokens, Pieces) else (PLAIN,):
-        yield [row.ids_N.tolist() for row in own([prefix + write(text) for text in texts])]
+    prefix = f"{family.tokens.front} " if family.tokens.front in names else ""
+    rewritten: dict[str, str | int | None] = {**family.tokens.rewritten}
+    texts = [text.translate(str.maketrans(rewritten)) for text in texts]
+    for write in (PLAIN, SPACED):
+        yield make([prefix + write(text) for text in texts])
 
 
-def _by_the_file(path: Path, names: BytePairs, texts: list[str]) -> list[list[int]]:
-    """A tokenizer.json by itself: of DNABERT's model_type transformers would make a tokenizer of another kind. One that
-    does not say what stands around a sequence gets what the authors' code puts there."""
-    from tokenizers import Tokenizer
-
-    own = Tokenizer.from_file(str(path))
-    own.no_padding()
-    own.no_truncation()
-    rows: list[list[int]] = [encoding.ids for encoding in own.encode_batch(texts)]
-    if own.post_processor is not None:
-        return rows
-    ids: dict[str, int] = own.get_vocab()
-    return [[ids[names.front], *row, ids[names.back]] for row in rows]
+def _own_tokenizer(family: Family, folder: Path) -> tuple[Callable[[list[str]], list[list[int]]], Collection[str]]:
+    """The tokenizer, and the names of its tokens. A tokenizer.json is one by itself, whatever class its settings name:
+    ESM C's authors name one of their own, and of DNABERT's model_type transformers would make one of another kind."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        own = OwnTokenizer(folder)
+        return lambda texts: [row.ids_N.tolist() for row in own(texts)], own.ids
+    try:
+        file = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception for what it cannot parse
+        raise EnvironmentFault(f"{path}: no tokenizer ({in_one_line(error)}).", remedy=DAMAGED) from error
+    file.no_padding()
+    file.no_truncation()
+    ids: dict[str, int] = file.get_vocab()
+    around: tuple[list[int], list[int]] = [], []
+    if file.post_processor is None and isinstance(family.tokens, BytePairs):  # the authors' code puts them there
+        around = [ids[family.tokens.front]], [ids[family.tokens.back]]
+    return lambda texts: [[*around[0], *made.ids, *around[1]] for made in file.encode_batch(texts)], ids
 
 
 def _first(tokens: Sequence[int]) -> str:

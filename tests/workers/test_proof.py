@@ -199,6 +199,25 @@ def test_the_authors_forms_of_esmc_are_proven_and_equal_transformers_own(form: i
     assert np.array_equal(vectors[0], vectors[1])
 
 
+def test_a_tokenizer_json_is_a_tokenizer_whatever_class_its_settings_name(tmp_path: Path) -> None:
+    """ESM C's authors' form brings one, and the name of a class that transformers does not have."""
+    from transformers import EsmcTokenizer
+
+    folder = esmc(tmp_path / "model", 2)
+    EsmcTokenizer().save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_class": "ESMCTokenizer"}))
+    assert "tokens equal" in load(folder).proof
+    content = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps({**content, "pre_tokenizer": {"type": "Odd"}}))
+    with pytest.raises(EnvironmentFault, match="tokenizer.json: no tokenizer"):
+        load(folder)
+    content["post_processor"] = None  # nothing stands around a sequence any more
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(EnvironmentFault, match="its own tokenizer makes other tokens"):
+        load(folder)
+
+
 def test_a_transformers_without_the_reference_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(references.MODEL_CLASSES, "esmc", ("EsmcConfig", "EsmdModel"))
     with pytest.raises(EnvironmentFault, match=r"transformers \S+ has no EsmdModel, .*--no-proof"):
