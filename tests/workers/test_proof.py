@@ -210,7 +210,7 @@ def test_a_tokenizer_json_is_a_tokenizer_whatever_class_its_settings_name(tmp_pa
     assert "tokens equal" in load(folder).proof
     content = json.loads((folder / "tokenizer.json").read_text())
     (folder / "tokenizer.json").write_text(json.dumps({**content, "pre_tokenizer": {"type": "Odd"}}))
-    with pytest.raises(EnvironmentFault, match="tokenizer.json: no tokenizer"):
+    with pytest.raises(EnvironmentFault, match=r"tokenizer\.json: no tokenizer"):
         load(folder)
     content["post_processor"] = None  # nothing stands around a sequence any more
     (folder / "tokenizer.json").write_text(json.dumps(content))
