@@ -302,7 +302,8 @@ class AnyEncoder:
                 f"a window has {longest} tokens, the model positions for {self.longest}.",
                 remedy=f"Plan with a smaller --max-residues: {self.longest - 2} or less surely fit.",
             )
-        largest = max(int(np.maximum(window, ~window).max()) for window in windows)
+        signed = [window.astype(np.int64) for window in windows]  # ~ of unsigned numbers is another
+        largest = max(int(np.maximum(window, ~window).max()) for window in signed)
         if largest >= self._num_rows:
             raise EnvironmentFault(
                 f"{self._folder}: its tokenizer gives the token {largest}, the model has {self._num_rows}.",

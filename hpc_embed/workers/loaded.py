@@ -95,7 +95,7 @@ class LoadedOnDevice:
         from hpc_embed.engine.device import measure_token_budget
 
         length = min(TRIAL_WINDOW_TOKENS, self.longest_window or TRIAL_WINDOW_TOKENS)
-        window = np.full(length, TRIAL_TOKEN, dtype=np.uint8)
+        window = np.full(length, TRIAL_TOKEN, dtype=np.int64)
 
         def run_tokens(num_tokens: int) -> None:
             self.start([window] * (num_tokens // length))()
