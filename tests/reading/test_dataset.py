@@ -6,6 +6,8 @@ import gc
 import json
 import pickle
 import random
+import subprocess
+import sys
 import tracemalloc
 import warnings
 from collections import defaultdict
@@ -30,7 +32,7 @@ from hpc_embed.run import faults
 from hpc_embed.run.layout import RunLayout
 from hpc_embed.run.vectors import Damaged
 from hpc_embed.sequences import kernel
-from tests.reading.datasets import DIMENSION, FORMS, ODD_IDS, as_pandas, tell_new_digests, write_dataset
+from tests.reading.datasets import DIMENSION, FORMS, NUM_ROWS, ODD_IDS, as_pandas, tell_new_digests, write_dataset
 from tests.test_outputs import dataset as gathered
 
 FACTS = ("ordinal", "id", "length", "num_tokens", "num_windows", "status", "reason")
@@ -294,6 +296,13 @@ def test_numbers_that_are_all_equal_prove_no_place(tmp_path: Path) -> None:
         dataset = hpc_embed.open_dataset(layout.root)
     assert (dataset._index.places_GC < 0).all()
     assert same_rows(dataset, layout)
+
+
+def test_an_index_is_read_without_assertions_too(tmp_path: Path) -> None:
+    layout = write_dataset(tmp_path)
+    code = f"import hpc_embed; print(len(list(hpc_embed.open_dataset({str(layout.root)!r}))))"
+    command = [sys.executable, "-O", "-W", "error", "-c", code]
+    assert int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) == NUM_ROWS
 
 
 def test_what_is_damaged_is_told_in_a_line(tmp_path: Path) -> None:
