@@ -6,6 +6,7 @@ lies beside a staged model, or in the user's cache. No torch.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -97,8 +98,6 @@ def one_at_a_time(facts: Mapping[str, str]) -> Iterator[None]:
         return
     with file:
         with suppress(OSError):
-            import fcntl
-
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

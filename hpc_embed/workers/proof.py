@@ -7,6 +7,7 @@ import gc
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from math import prod
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +15,7 @@ import torch
 from hpc_embed.engine import processor
 from hpc_embed.engine.device import describe, free_bytes, is_out_of_memory
 from hpc_embed.errors import EnvironmentFault
+from hpc_embed.families.parts import parts
 from hpc_embed.registry import find_model
 from hpc_embed.run.proofs import Proof, digest_of_code, find_proof, keep_proof, one_at_a_time
 from hpc_embed.units import format_bytes
@@ -103,10 +105,6 @@ def _expected(worker: TransformerWorker, tokens: Sequence[Tokens], device: torch
 
 
 def _num_parameters(worker: TransformerWorker) -> int:
-    from math import prod
-
-    from hpc_embed.families.parts import parts
-
     return sum(prod(part.size) for part in parts(worker.family, worker.shape(), worker.family.names[0]))
 
 
