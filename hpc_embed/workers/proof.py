@@ -41,15 +41,14 @@ def proven(
     """
     facts = _facts(worker, device, precision)
     proof = find_proof(facts, worker.folder())
-    if proof is not None:
-        return _with(load(), proof)
-    with one_at_a_time(facts):
-        proof = find_proof(facts, worker.folder())
-        if proof is not None:
-            return _with(load(), proof)
-        loaded, proof = _prove(worker, load, device, facts)
-    kept = keep_proof(proof)
-    return _with(loaded, proof, () if kept is None else (kept,))
+    if proof is None:
+        with one_at_a_time(facts):  # who waited here finds what the first has kept
+            proof = find_proof(facts, worker.folder())
+            if proof is None:
+                loaded, proof = _prove(worker, load, device, facts)
+                kept = keep_proof(proof)
+                return _with(loaded, proof, () if kept is None else (kept,))
+    return _with(load(), proof)
 
 
 def _with(loaded: LoadedTransformer, proof: Proof, notes: tuple[str, ...] = ()) -> LoadedModel:

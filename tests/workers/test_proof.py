@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,6 +76,21 @@ def test_a_proof_is_made_once_and_kept(tmp_path: Path, cache: Path, monkeypatch:
     assert len(list(cache.glob("*.json"))) == 1
     monkeypatch.setattr(proof, "_prove", None)  # would not be called
     assert load(folder).proof == told
+
+
+def test_who_waits_for_a_proof_finds_the_one_that_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, made = esm2(tmp_path / "model"), []
+    prove = proof._prove
+
+    def counted(*arguments: Any) -> Any:
+        made.append(1)
+        return prove(*arguments)
+
+    monkeypatch.setattr(proof, "_prove", counted)
+    with ThreadPoolExecutor(2) as threads:
+        one, other = threads.map(load, [folder, folder])
+    assert one.proof == other.proof
+    assert made == [1]
 
 
 def test_other_weights_other_code_and_another_library_want_another_proof(
